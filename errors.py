@@ -1,0 +1,235 @@
+"""Every error becomes one shape, application/problem+json (RFC 9457), and is listed here once."""
+
+import logging
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+from asyncpg import PostgresError
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+logger = logging.getLogger("todo.errors")
+
+CODES: dict[str, tuple[int, str]] = {
+    "not_authenticated": (401, "Sign in first: send Authorization: Bearer <JWT>."),
+    "invalid_token": (401, "This token is not valid here. Sign in again."),
+    "token_expired": (401, "This token has expired. Sign in again."),
+    "wrong_user": (403, "The user id in the path is not the one in your token."),
+    "origin_not_allowed": (403, "This origin, method or header is not allowed; see CORS_ORIGINS."),
+    "not_found": (404, "There is nothing at this path. See /docs for what there is."),
+    "task_not_found": (404, "No such task."),
+    "method_not_allowed": (405, "This path does not take this method; see the Allow header."),
+    "request_timeout": (408, "The body did not arrive in time. Send it again."),
+    "body_too_large": (413, "The body is larger than 64 KiB."),
+    "unsupported_media_type": (415, "Send the body as JSON, with Content-Type: application/json."),
+    "validation_error": (422, "The request does not follow the rules."),
+    "internal_error": (
+        500,
+        "Something went wrong on our side; the request id finds it in the log.",
+    ),
+    "unavailable": (503, "The service cannot answer right now. Try again in a moment."),
+}
+"""Code -> status and sentence. Codes are stable: clients compare them."""
+
+_GENERIC = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+"""What the framework raises by number."""
+
+_PLAIN_WORDS = {
+    "missing": "is required",
+    "extra_forbidden": "is not known here; /docs lists what is",
+    "string_type": "must be text",
+    "string_too_short": "needs {min_length} or more characters",
+    "string_too_long": "takes at most {max_length} characters",
+    "bool_type": "must be true or false",
+    "enum": "must be {expected}",
+}
+"""What pydantic says in words for those who write models."""
+
+RETRY_AFTER_SECONDS = 1
+
+Handler = Callable[[Request, Any], Coroutine[Any, Any, Response]]
+
+
+class CannotStart(Exception):
+    """The service cannot start; the message is the one line that says why and what to do."""
+
+
+class Problem(HTTPException):
+    """The one way to refuse a request: `raise Problem("task_not_found")`."""
+
+    def __init__(
+        self,
+        code: str,
+        detail: str | None = None,
+        *,
+        errors: list[dict[str, str]] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        status, sentence = CODES[code]
+        super().__init__(status, detail or sentence, headers)
+        self.code = code
+        self.errors = errors
+
+
+class TryAgain(Exception):
+    """The database undid the statement and asks to run it again."""
+
+
+def from_database(error: Exception) -> Exception:
+    """Translate what asyncpg raised: to `TryAgain`, to a `Problem`, or not at all (a bug of ours).
+
+    By SQLSTATE (PostgreSQL manual, appendix A). Anything that is not the server's own answer, such
+    as a refused connection, a reset one or a deadline that passed, means that it is out of reach.
+    """
+    state = error.sqlstate if isinstance(error, PostgresError) else "08000"
+    match state[:2], state:
+        # 26000: a transaction pooler switched servers between parsing and running a statement.
+        # 23503: the owner's row was deleted between being found and being referred to.
+        case _, "40001" | "40P01" | "26000" | "23503":
+            return TryAgain(state)
+        case (("08" | "53" | "57" | "58"), _):
+            return Problem("unavailable")
+        case _, "25006" | "55P03" | "28000" | "28P01" | "3D000":
+            return Problem("unavailable")
+        case "22", _:
+            return Problem("validation_error")
+        case _:
+            return error
+
+
+def respond(scope: Scope, problem: Problem) -> Response:
+    """Render a problem; the one place that does."""
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": _title(problem.status_code),
+        "status": problem.status_code,
+        "detail": problem.detail,
+        "code": problem.code,
+        "request_id": scope["request_id"],
+    }
+    if problem.errors:
+        body["errors"] = problem.errors
+    headers = dict(problem.headers or {})
+    if problem.code == "not_authenticated":
+        headers["WWW-Authenticate"] = "Bearer"
+    elif problem.status_code == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'
+    elif problem.status_code == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return Response(to_json(body), problem.status_code, headers, "application/problem+json")
+
+
+def _title(status: int) -> str:
+    """Name a status as RFC 9110 does; older Pythons have older names."""
+    renamed = {413: "Content Too Large", 422: "Unprocessable Content"}
+    return renamed.get(status) or HTTPStatus(status).phrase
+
+
+async def _refused(request: Request, problem: Problem) -> Response:
+    return respond(request.scope, problem)
+
+
+async def _refused_by_framework(request: Request, error: HTTPException) -> Response:
+    code = _GENERIC.get(error.status_code, "internal_error")
+    headers = {"Allow": _allowed(request)} if code == "method_not_allowed" else None
+    return respond(request.scope, Problem(code, headers=headers))
+
+
+def _allowed(request: Request) -> str:
+    """Every method of a path: the router's own answer names those of the first match only."""
+    methods: set[str] = set()
+    for route in request.app.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            methods |= getattr(route, "methods", set())
+    # Only static files are mounted, and a mount hides the path that it matched.
+    return ", ".join(sorted(methods or {"GET", "HEAD"}))
+
+
+async def _invalid(request: Request, error: RequestValidationError) -> Response:
+    errors = [_invalid_member(item) for item in error.errors()]
+    first, *_ = errors
+    place = first.get("pointer", "").lstrip("#/") or first.get("parameter", "body")
+    detail = f"{place}: {first['detail']}"
+    return respond(request.scope, Problem("validation_error", detail, errors=errors))
+
+
+def _invalid_member(item: Mapping[str, Any]) -> dict[str, str]:
+    """Say what is wrong and where, never the value: it may be a password."""
+    words = _PLAIN_WORDS.get(item["type"])
+    detail = words.format_map(item.get("ctx", {})) if words else item["msg"]
+    detail = detail.removeprefix("Value error, ")
+    place, *path = item["loc"]
+    if place == "body":
+        return {"detail": detail, "pointer": json_pointer(path)}
+    return {"detail": detail, "parameter": str(path[0])}
+
+
+def json_pointer(path: Iterable[str | int]) -> str:
+    """Write a path into a document as a URI fragment (RFC 6901, section 6)."""
+    return "#" + "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)
+
+
+HANDLERS: dict[int | type[Exception], Handler] = {
+    Problem: _refused,
+    HTTPException: _refused_by_framework,
+    RequestValidationError: _invalid,
+}
+
+
+class Unexpected:
+    """Plain ASGI: answer what nobody foresaw with 500, and log it once.
+
+    It stands inside the CORS middleware, as a handler for `Exception` would not, because otherwise
+    a browser could not read the answer.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and answer for it where that fails."""
+        try:
+            await self.app(scope, receive, send)
+        except Exception:
+            if scope["type"] != "http":
+                raise
+            logger.exception("unexpected error in request %s", scope["request_id"])
+            await respond(scope, Problem("internal_error"))(scope, receive, send)
+
+
+def answers(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """Describe the problems that a route may answer with, for the OpenAPI document."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    for code in codes:
+        status, sentence = CODES[code]
+        title = _title(status)
+        content = responses.setdefault(
+            status,
+            {
+                "description": title,
+                "content": {
+                    "application/problem+json": {
+                        "schema": {"$ref": "#/components/schemas/Problem"},
+                        "examples": {},
+                    }
+                },
+            },
+        )["content"]
+        content["application/problem+json"]["examples"][code] = {
+            "summary": sentence,
+            "value": {
+                "type": "about:blank",
+                "title": title,
+                "status": status,
+                "detail": sentence,
+                "code": code,
+                "request_id": "5f0c3a8e9d7b4c61a2e4f6b8c0d2e4f6",
+            },
+        }
+    return responses

@@ -1,0 +1,102 @@
+"""The service, assembled in one place."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.middleware import Middleware
+
+import db
+import errors
+import logs
+import settings
+from middleware import CORS, Envelope
+from routes import auth, health, pages, tasks
+from schemas import Problem
+from security import Verifier
+
+DESCRIPTION = """
+Tasks for the user whom the token names, and nobody else's.
+
+**Sign in**: press *Authorize* and paste a token (a JWT, HS256, signed with `BETTER_AUTH_SECRET`;
+`uv run make_token.py ada` makes one for the user `ada`).
+
+**Paths**: everything under `/api/tasks` is also served at `/api/{user_id}/tasks`, for frontends
+that name the user in the path; an id other than the token's is refused with 403. A slash at the
+end makes no difference.
+
+**Errors** are `application/problem+json` (RFC 9457) from status 400 up. `detail` is a sentence for
+a person, `code` is stable and for programs, `request_id` finds the request in the log.
+"""
+
+EXPOSED_HEADERS = ["Location", "Retry-After", "WWW-Authenticate", "X-Request-ID"]
+
+
+class Service(FastAPI):
+    """FastAPI, with an OpenAPI document made for the generators of clients."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the document, in which `list_tasks` is `listTasks` and every error has a shape."""
+        for route in self.routes:
+            if isinstance(route, APIRoute):
+                first, *rest = route.name.split("_")
+                route.operation_id = first + "".join(word.title() for word in rest)
+                route.summary = route.description.partition(".")[0]
+        document = super().openapi()
+        template = "#/components/schemas/{model}"
+        problem = Problem.model_json_schema(mode="serialization", ref_template=template)
+        document["components"]["schemas"] |= {**problem.pop("$defs"), "Problem": problem}
+        return document
+
+
+def create_app(configured: settings.Settings) -> FastAPI:
+    """Assemble the service. Nothing is opened before it starts."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        with db.locate(configured) as database:
+            app.state.verifier = Verifier(
+                database.secret,
+                issuer=configured.jwt_issuer,
+                audience=configured.jwt_audience,
+                user_claims=configured.jwt_user_claims,
+            )
+            async with db.connect(configured, database.url):
+                yield
+
+    logs.configure(configured)
+    return Service(
+        title="Todo API",
+        version="0.1.0",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        # An included router is matched twice in every request; its routes, taken over, are once.
+        routes=[
+            *tasks.router.routes,
+            *auth.router.routes,
+            *health.router.routes,
+            *pages.router.routes,
+        ],
+        middleware=[
+            Middleware(Envelope),
+            Middleware(
+                CORS,
+                allow_origins=configured.cors_origins,
+                allow_credentials=True,
+                allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+                allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
+                expose_headers=EXPOSED_HEADERS,
+            ),
+            Middleware(errors.Unexpected),
+        ],
+        exception_handlers=errors.HANDLERS,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        telemetry={"auto_configure": False},
+    )
+
+
+app = create_app(settings.load())

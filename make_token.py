@@ -1,0 +1,22 @@
+"""Make a token for trying things out: `uv run make_token.py USER_ID`."""
+
+import argparse
+
+import db
+import security
+import settings
+
+HOUR = 3600
+
+
+def main() -> None:
+    """Print a token that the service accepts for a day."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("user_id", help="any text of 1 to 255 characters, such as ada")
+    user_id = arguments.parse_args().user_id
+    with db.locate(settings.load()) as database:
+        print(security.sign(database.secret, user_id, 24 * HOUR))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""What surrounds every request: its id, its clock, its log line, and headers for its answer."""
+
+import logging
+import re
+import time
+import uuid
+from http import HTTPStatus
+
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+import errors
+
+logger = logging.getLogger("todo.requests")
+
+_SANE_REQUEST_ID = re.compile(rb"[\w.:/+=-]{1,128}", re.ASCII)
+_USERS_TASKS = re.compile(r"/api/(?P<user_id>.+)/tasks(?P<rest>/.*)?", re.DOTALL)
+
+_SECURITY_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+]
+_API_HEADERS = [
+    *_SECURITY_HEADERS,
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cache-control", b"no-store"),
+]
+_PAGE_HEADERS = [
+    *_SECURITY_HEADERS,
+    (
+        b"content-security-policy",
+        (
+            b"default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; "
+            b"base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+        ),
+    ),
+    (b"cache-control", b"no-cache"),
+]
+
+
+class Envelope:
+    """The outermost layer of the service. Plain ASGI, because it runs in every request."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and what is answered back."""
+        if scope["type"] == "http":
+            await self._request(scope, receive, send)
+        else:
+            await self.app(scope, receive, _briefly(send))
+
+    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        request_id = scope["request_id"] = _request_id(scope)
+        _canonical_path(scope)
+        is_api = scope["path"].startswith("/api/")
+        headers = [
+            (b"x-request-id", request_id.encode()),
+            *(_API_HEADERS if is_api else _PAGE_HEADERS),
+        ]
+        status = 500
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], *headers]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_headers)
+        finally:
+            _log(scope, status, time.perf_counter() - started)
+
+
+def _request_id(scope: Scope) -> str:
+    """Keep the caller's id where it is sane, so that both logs tell of one request."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _SANE_REQUEST_ID.fullmatch(value):
+            sane: str = value.decode()
+            return sane
+    return uuid.uuid4().hex
+
+
+def _canonical_path(scope: Scope) -> None:
+    """Lead every spelling of a path to the one that is routed.
+
+    `/api/tasks/` is `/api/tasks`, and `/api/{user_id}/tasks...` is `/api/tasks...` with an id that
+    `verify_jwt` compares with the token's.
+    """
+    path = scope["path"].rstrip("/") or "/"
+    if match := _USERS_TASKS.fullmatch(path):
+        scope["path_user_id"] = match["user_id"]
+        path = "/api/tasks" + (match["rest"] or "")
+    scope["path"] = path
+
+
+def _log(scope: Scope, status: int, seconds: float) -> None:
+    # The route's template and not the path, in which anything may stand.
+    route = scope.get("route")
+    logger.info(
+        "%(method)s %(route)s %(status)d in %(ms).1f ms",
+        {
+            "event": "request",
+            "method": scope["method"],
+            "route": getattr(route, "path", None),
+            "status": status,
+            "ms": round(seconds * 1000, 1),
+            "user_id": scope.get("user_id"),
+            "request_id": scope["request_id"],
+            "client": scope["client"][0] if scope.get("client") else None,
+        },
+    )
+
+
+def _briefly(send: Send) -> Send:
+    """Of a start that failed for a known reason, tell the reason and not where it was raised."""
+    prefix = f"{errors.CannotStart.__module__}.{errors.CannotStart.__qualname__}: "
+
+    async def send_briefly(message: Message) -> None:
+        if message["type"] == "lifespan.startup.failed":
+            last_line = message["message"].strip().rpartition("\n")[2]
+            if last_line.startswith(prefix):
+                message["message"] = last_line.removeprefix(prefix)
+        await send(message)
+
+    return send_briefly
+
+
+class CORS(CORSMiddleware):
+    """Starlette's, but for a preflight that is refused: its answer is a problem like any other."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """Answer `OPTIONS`, which browsers send ahead of requests to another origin."""
+        response = super().preflight_response(request_headers)
+        return response if response.status_code == HTTPStatus.OK else _RefusedPreflight()
+
+
+class _RefusedPreflight(Response):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = errors.respond(scope, errors.Problem("origin_not_allowed"))
+        await response(scope, receive, send)

@@ -1,0 +1,31 @@
+"""Run migrations: on the connection that the service hands over, or for Alembic's command line."""
+
+import asyncio
+
+from alembic import context
+from sqlalchemy import Connection, text
+from sqlmodel import SQLModel
+
+import db
+import models  # noqa: F401  (fills the metadata)
+import settings
+
+LOCK = 0x70D0
+
+
+def run(connection: Connection) -> None:
+    """Run what was asked for, alone."""
+    context.configure(connection=connection, target_metadata=SQLModel.metadata)
+    with context.begin_transaction():
+        # Workers that start together wait here. The lock ends with the transaction, so it also
+        # holds through a transaction pooler.
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({LOCK})"))
+        context.run_migrations()
+
+
+if connection := context.config.attributes.get("connection"):
+    run(connection)
+else:
+    from_environment = settings.load()
+    with db.locate(from_environment) as database:
+        asyncio.run(db.run_sync(from_environment, database.url, run))

@@ -1,0 +1,50 @@
+"""The tables. Lengths and choices are checked here too, so that no other writer can break them."""
+
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import BigInteger, CheckConstraint, Identity, Index, Text, func, text
+from sqlmodel import Field, SQLModel
+
+
+class Priority(StrEnum):
+    """How urgent a task is."""
+
+    low = "low"
+    medium = "medium"
+    high = "high"
+
+
+class User(SQLModel, table=True):
+    """Somebody who owns tasks; the id is the one in the token."""
+
+    __tablename__ = "users"
+    __table_args__ = (CheckConstraint("char_length(id) BETWEEN 1 AND 255", name="users_id"),)
+
+    id: str = Field(primary_key=True, sa_type=Text)
+    email: str | None = Field(sa_type=Text)
+    name: str | None = Field(sa_type=Text)
+    created_at: datetime = Field(sa_column_kwargs={"server_default": func.now()})
+
+
+class Task(SQLModel, table=True):
+    """A task. The key begins with its owner, and so does every index."""
+
+    __tablename__ = "tasks"
+    __table_args__ = (
+        CheckConstraint("char_length(title) BETWEEN 1 AND 200", name="tasks_title"),
+        CheckConstraint("char_length(description) <= 1000", name="tasks_description"),
+        CheckConstraint("priority IN ('low', 'medium', 'high')", name="tasks_priority"),
+        Index("tasks_by_created", "user_id", "created_at", "id"),
+        Index("tasks_by_completed", "user_id", "completed", "created_at", "id"),
+    )
+
+    user_id: str = Field(primary_key=True, sa_type=Text, foreign_key="users.id", ondelete="CASCADE")
+    id: int = Field(primary_key=True, sa_type=BigInteger, sa_column_args=[Identity(always=True)])
+    title: str = Field(sa_type=Text)
+    description: str | None = Field(sa_type=Text)
+    completed: bool = Field(sa_column_kwargs={"server_default": text("false")})
+    priority: Priority = Field(sa_type=Text, sa_column_kwargs={"server_default": "medium"})
+    due_date: datetime | None = None
+    created_at: datetime = Field(sa_column_kwargs={"server_default": func.now()})
+    updated_at: datetime = Field(sa_column_kwargs={"server_default": func.now()})

@@ -1,0 +1,26 @@
+"""For load balancers and orchestrators."""
+
+from fastapi import APIRouter
+
+import db
+from errors import answers
+from schemas import Health
+
+router = APIRouter(prefix="/health", tags=["health"])
+
+PING_SECONDS = 0.3
+
+
+@router.head("/live", include_in_schema=False)
+@router.get("/live")
+async def get_liveness() -> Health:
+    """Say that the process answers; asks nothing of the database."""
+    return Health(status="ok")
+
+
+@router.head("/ready", include_in_schema=False)
+@router.get("/ready", responses=answers("unavailable"))
+async def get_readiness() -> Health:
+    """Say whether requests can be served: 503 within a second when the database does not answer."""
+    await db.ping(PING_SECONDS)
+    return Health(status="ok")

@@ -1,0 +1,194 @@
+"""What clients send and receive. The rules of a field stand here once, for every route."""
+
+import re
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import (
+    MISSING,
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StringConstraints,
+    model_validator,
+)
+
+from models import Priority
+
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_READ_ONLY = frozenset({"id", "user_id", "created_at", "updated_at", "rev"})
+
+
+def _no_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("must not contain the NUL character")
+    return text
+
+
+def _rfc3339(value: object) -> object:
+    # Pydantic alone would also take Unix times and strings of digits.
+    if not isinstance(value, str) or not _RFC3339.fullmatch(value):
+        raise ValueError("must be a timestamp with an offset, like 2026-11-20T10:00:00Z (RFC 3339)")
+    return value
+
+
+def _utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("is out of range in UTC") from error
+
+
+def _plain_digits(value: object) -> object:
+    # Pydantic alone would also take "1_0", "1.0", " 1" and the digits of other scripts.
+    if isinstance(value, str) and not (value.isascii() and value.isdigit()):
+        raise ValueError("must be plain decimal digits")
+    return value
+
+
+Title = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=200),
+    AfterValidator(_no_nul),
+]
+Description = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_no_nul)]
+Timestamp = Annotated[AwareDatetime, BeforeValidator(_rfc3339), AfterValidator(_utc)]
+Digits = Annotated[int, BeforeValidator(_plain_digits)]
+
+
+class TaskRead(BaseModel):
+    """A task, in every answer."""
+
+    id: int = Field(examples=[1])
+    user_id: str = Field(examples=["u1"])
+    title: str = Field(examples=["Buy milk"])
+    description: str | None = Field(examples=[None])
+    completed: bool = Field(examples=[False])
+    priority: Priority = Field(examples=["medium"])
+    due_date: datetime | None = Field(examples=[None])
+    created_at: datetime = Field(examples=["2026-11-20T10:00:00Z"])
+    updated_at: datetime = Field(examples=["2026-11-20T10:00:00Z"])
+
+
+class UserRead(BaseModel):
+    """A user. Email and name are null for one that only an external token knows."""
+
+    id: str = Field(examples=["u1"])
+    email: str | None = Field(examples=[None])
+    name: str | None = Field(examples=[None])
+    created_at: datetime = Field(examples=["2026-11-20T10:00:00Z"])
+
+
+class _Body(BaseModel):
+    """What GET returns, PUT accepts: read-only members are ignored, unknown ones refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ignore_read_only(cls, body: Any) -> Any:  # noqa: ANN401
+        if isinstance(body, dict):
+            return {name: value for name, value in body.items() if name not in _READ_ONLY}
+        return body
+
+
+class TaskPatch(_Body):
+    """Any subset of a task's members: one left out keeps its value, null clears it."""
+
+    title: Title | MISSING = Field(MISSING, examples=["Buy oat milk"])
+    description: Description | MISSING | None = Field(MISSING, examples=["Two litres."])
+    completed: StrictBool | MISSING = Field(MISSING, examples=[True])
+    priority: Priority | MISSING = Field(MISSING, examples=["high"])
+    due_date: Timestamp | MISSING | None = Field(MISSING, examples=["2026-12-01T17:00:00Z"])
+
+
+class TaskUpdate(TaskPatch):
+    """A whole task, or its title and what is to change."""
+
+    title: Title = Field(examples=["Buy oat milk"])
+
+
+class TaskCreate(_Body):
+    """A new task; only the title is required."""
+
+    title: Title = Field(examples=["Buy milk"])
+    description: Description | None = Field(None, examples=["Two litres."])
+    completed: StrictBool = False
+    priority: Priority = Priority.medium
+    due_date: Timestamp | None = Field(None, examples=["2026-12-01T17:00:00Z"])
+
+
+class Completion(_Body):
+    """Whether it is done."""
+
+    completed: StrictBool = Field(examples=[True])
+
+
+class Status(StrEnum):
+    """Which tasks are meant."""
+
+    all = "all"
+    pending = "pending"
+    completed = "completed"
+
+
+class TaskFilter(BaseModel):
+    """The query of the list; a parameter that is not here is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: Status = Field(Status.all, description="Only tasks that are pending, or completed.")
+    limit: Digits = Field(500, ge=1, le=500, description="How many at most.")
+
+
+class BulkFilter(BaseModel):
+    """The query of a change to many tasks at once; the status must be named."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: Status = Field(description="Which of your tasks are meant.")
+
+
+class Updated(BaseModel):
+    """How many tasks were changed."""
+
+    updated: int = Field(examples=[3])
+
+
+class Deleted(BaseModel):
+    """How many tasks were deleted."""
+
+    deleted: int = Field(examples=[2])
+
+
+class Health(BaseModel):
+    """The state of the service."""
+
+    status: str = Field(examples=["ok"])
+
+
+class InvalidMember(BaseModel):
+    """One thing wrong with a request, and where: in the body, or in a parameter."""
+
+    detail: str = Field(examples=["needs 1 or more characters"])
+    pointer: str | MISSING = Field(MISSING, examples=["#/title"])
+    parameter: str | MISSING = Field(MISSING, examples=["limit"])
+
+
+class Problem(BaseModel):
+    """An error, in every answer from status 400 up (RFC 9457)."""
+
+    type: str = Field(examples=["about:blank"])
+    title: str = Field(examples=["Not Found"])
+    status: int = Field(examples=[404])
+    detail: str = Field(description="One sentence for a person.", examples=["No such task."])
+    code: str = Field(description="Stable, for programs.", examples=["task_not_found"])
+    request_id: str = Field(examples=["5f0c3a8e9d7b4c61a2e4f6b8c0d2e4f6"])
+    errors: list[InvalidMember] | MISSING = Field(
+        MISSING, description="With `validation_error`: everything that is wrong."
+    )

@@ -1,0 +1,135 @@
+"""Everything the environment decides: one frozen object, checked at start."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PROJECT = Path(__file__).parent
+STARTUP_FAILURE = 3
+"""The exit code with which a uvicorn worker tells its parent not to start it again."""
+
+_LIBPQ_PARAMETERS = {
+    *("host", "port", "user", "password", "dbname", "options", "application_name"),
+    *("sslmode", "sslcert", "sslkey", "sslrootcert", "sslnegotiation", "target_session_attrs"),
+}
+
+
+def _postgres_url(url: str) -> str:
+    """Accept a URL as Neon, Heroku, Supabase, Prisma or SQLAlchemy hand it out.
+
+    asyncpg sends every parameter it does not know to the server, which then refuses the connection;
+    those of other drivers (`channel_binding`, `pgbouncer`, `schema`, ...) are dropped.
+    """
+    parts = urlsplit(url)
+    if parts.scheme.partition("+")[0] not in {"postgres", "postgresql"}:
+        raise ValueError("must look like postgresql://user:password@host:5432/database")
+    query = dict(parse_qsl(parts.query))
+    try:
+        addressed = (parts.hostname or query.get("host")) and parts.port != 0
+    except ValueError:
+        addressed = False
+    if not addressed:
+        raise ValueError(
+            "has no readable host and port; percent-encode special characters in the password"
+        )
+    if query.get("ssl") in {"true", "1", "require"}:
+        query.setdefault("sslmode", "require")
+    kept = {name: value for name, value in query.items() if name in _LIBPQ_PARAMETERS}
+    return f"postgresql://{parts.netloc}{parts.path}" + (f"?{urlencode(kept)}" if kept else "")
+
+
+def _guess_pooler(url: str) -> bool:
+    """Neon names its pooler in the host, Supabase by the port, Prisma's URLs by a parameter."""
+    parts = urlsplit(url)
+    return (
+        "-pooler" in (parts.hostname or "")
+        or ":6543" in parts.netloc
+        or dict(parse_qsl(parts.query)).get("pgbouncer") == "true"
+    )
+
+
+def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+CommaSeparated = Annotated[tuple[str, ...], NoDecode]
+
+
+class Settings(BaseSettings):
+    """The settings, named in the environment and in `.env` by their upper-case names."""
+
+    model_config = SettingsConfigDict(
+        env_file=PROJECT / ".env", env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    database_url: Annotated[str, AfterValidator(_postgres_url)] | None = Field(
+        default=None, repr=False
+    )
+    database_pooler: bool = False
+    database_pool_size: int = Field(default=10, ge=1, le=1000)
+    migrate_on_start: bool = True
+    better_auth_secret: str | None = Field(default=None, repr=False)
+    jwt_issuer: str | None = None
+    jwt_audience: str | None = None
+    jwt_user_claims: CommaSeparated = ("user_id", "sub")
+    cors_origins: CommaSeparated = ("http://localhost:3000", "http://localhost:5173")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "text"] = Field(
+        default_factory=lambda: "text" if sys.stdout.isatty() else "json"
+    )
+
+    _split_lists = field_validator("jwt_user_claims", "cors_origins", mode="before")(_split)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pooler_by_host(cls, values: dict[str, object]) -> dict[str, object]:
+        if isinstance(url := values.get("database_url"), str):
+            values.setdefault("database_pooler", _guess_pooler(url))
+        return values
+
+    @field_validator("better_auth_secret")
+    @classmethod
+    def _long_enough(cls, secret: str | None) -> str | None:
+        if secret is not None and len(secret.encode()) < 32:
+            raise ValueError("needs at least 32 bytes; make one with: openssl rand -base64 32")
+        return secret
+
+    @field_validator("jwt_user_claims")
+    @classmethod
+    def _named(cls, claims: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(claims):
+            raise ValueError("needs claim names, separated by commas")
+        return claims
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _exact_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            parts = urlsplit(origin)
+            if "*" in origin or origin != f"{parts.scheme}://{parts.netloc}" or not parts.netloc:
+                raise ValueError(
+                    "lists exact origins like https://app.example.com, without a path; "
+                    "* is refused because credentials are allowed"
+                )
+        return origins
+
+    @model_validator(mode="after")
+    def _secret_of_its_own(self) -> Self:
+        if self.database_url and not self.better_auth_secret:
+            raise ValueError("BETTER_AUTH_SECRET: is required with DATABASE_URL")
+        return self
+
+
+def load() -> Settings:
+    """Read the settings, or end the process with one line that names the wrong one."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "".join(f"{part}".upper() + ": " for part in first["loc"][:1])
+        print(name + first["msg"].removeprefix("Value error, "), file=sys.stderr)
+        sys.exit(STARTUP_FAILURE)

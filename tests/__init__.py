@@ -1,0 +1,1 @@
+"""Claims about the running service, on a real PostgreSQL."""

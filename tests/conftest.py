@@ -1,0 +1,191 @@
+"""Fixtures: the service on a real PostgreSQL, the people who use it, and tokens of every kind."""
+
+import contextlib
+import itertools
+import logging
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import jwt
+import pytest
+from fastapi import FastAPI
+
+# The developer's own settings must not reach the tests, and the tests not the developer's data.
+for name in ("DATABASE_URL", "BETTER_AUTH_SECRET"):
+    os.environ[name] = ""
+
+import db
+import embedded
+import logs
+import main
+import settings
+from tests.contract import Contract
+
+logging.getLogger("httpx").setLevel(logging.WARNING)
+
+SECRET = "a secret of the tests, which is long enough for HS256 and for HS512 as well"
+ORIGIN = "http://localhost:3000"
+
+Person = httpx.AsyncClient
+_numbers = itertools.count(1)
+
+
+def open_folder() -> Iterator[Path]:
+    """Make a folder that PostgreSQL's user can reach, unlike pytest's own, and remove it."""
+    with tempfile.TemporaryDirectory(prefix="todo-tests-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+shared_folder = pytest.fixture(scope="session")(open_folder)
+folder = pytest.fixture(open_folder)
+
+
+@pytest.fixture(scope="session")
+def database(shared_folder: Path) -> Iterator[db.Database]:
+    """Run a PostgreSQL of the tests' own."""
+    with embedded.postgres(shared_folder) as server:
+        yield db.Database(server.url, SECRET)
+
+
+@pytest.fixture(scope="session")
+def configured(database: db.Database) -> settings.Settings:
+    """Make settings as a deployment has them."""
+    return settings.Settings(
+        database_url=database.url, better_auth_secret=SECRET, log_format="json", log_level="debug"
+    )
+
+
+@pytest.fixture(scope="session")
+async def app(configured: settings.Settings) -> AsyncIterator[FastAPI]:
+    """Start the service in this process."""
+    app = main.create_app(configured)
+    async with app.router.lifespan_context(app):
+        yield app
+
+
+@pytest.fixture(scope="session")
+def contract(app: FastAPI) -> Contract:
+    """Check answers against the OpenAPI document that is served."""
+    return Contract(app.openapi())
+
+
+@pytest.fixture(scope="session")
+async def connect(
+    app: FastAPI, contract: Contract
+) -> AsyncIterator[Callable[[str | None], Person]]:
+    """Make clients whose every answer is held against the contract."""
+    transport = httpx.ASGITransport(app, client=("192.0.2.1", 123))
+    async with contextlib.AsyncExitStack() as stack:
+
+        def connect(token: str | None) -> Person:
+            headers = {"Authorization": f"Bearer {token}"} if token else {}
+            person = httpx.AsyncClient(
+                transport=transport,
+                base_url="http://test",
+                headers=headers,
+                event_hooks={"response": [contract.check]},
+            )
+            stack.push_async_callback(person.aclose)
+            return person
+
+        yield connect
+
+
+@pytest.fixture
+def client(connect: Callable[[str | None], Person]) -> Person:
+    """Give a client without a token."""
+    return connect(None)
+
+
+@pytest.fixture
+def ada_id() -> str:
+    """Give an id that no other test uses."""
+    return f"ada-{next(_numbers)}"
+
+
+@pytest.fixture
+def bob_id() -> str:
+    """Give an id that no other test uses."""
+    return f"bob-{next(_numbers)}"
+
+
+@pytest.fixture
+def ada(connect: Callable[[str | None], Person], ada_id: str) -> Person:
+    """Give a signed-in client."""
+    return connect(token(sub=ada_id))
+
+
+@pytest.fixture
+def bob(connect: Callable[[str | None], Person], bob_id: str) -> Person:
+    """Give another one."""
+    return connect(token(sub=bob_id))
+
+
+@pytest.fixture
+def log_lines() -> Iterator[Callable[[], str]]:
+    """Collect what the service logs, as it would be printed."""
+    lines: list[str] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(self.format(record))
+
+    collector = Collector()
+    collector.setFormatter(logs.JSONFormatter())
+    logging.getLogger().addHandler(collector)
+    yield lambda: "\n".join(lines)
+    logging.getLogger().removeHandler(collector)
+
+
+def token(secret: str = SECRET, algorithm: str = "HS256", **claims: object) -> str:
+    """Sign claims; one that is `None` is left out, and a `timedelta` counts from now."""
+    all_claims = {"exp": timedelta(minutes=10), **claims}
+    present = {
+        name: time.time() + value.total_seconds() if isinstance(value, timedelta) else value
+        for name, value in all_claims.items()
+        if value is not None
+    }
+    return jwt.encode(present, secret, algorithm)
+
+
+@pytest.fixture
+def valid_token(ada_id: str) -> str:
+    """Give a token that is accepted."""
+    return token(sub=ada_id)
+
+
+@pytest.fixture
+def expired_token(ada_id: str) -> str:
+    """Give a token that was accepted until a minute ago."""
+    return token(sub=ada_id, exp=timedelta(minutes=-1))
+
+
+@pytest.fixture
+def wrong_secret_token(ada_id: str) -> str:
+    """Give a token that somebody else signed."""
+    return token("another secret that is just as long", sub=ada_id)
+
+
+@pytest.fixture
+def token_without_user() -> str:
+    """Give a token that names nobody."""
+    return token()
+
+
+@pytest.fixture
+def malformed_token() -> str:
+    """Give what is no token at all."""
+    return "not.a.token"
+
+
+@pytest.fixture
+def project() -> Path:
+    """Name the folder of the project."""
+    return settings.PROJECT

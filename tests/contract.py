@@ -1,0 +1,64 @@
+"""Holds every answer that the tests see against the OpenAPI document that is served."""
+
+import re
+from typing import Any
+
+import httpx
+from jsonschema import Draft202012Validator
+
+from errors import CODES
+
+ERROR = 400
+PROBLEM = "application/problem+json"
+
+
+class Contract:
+    """The document, ready to be compared with."""
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self.document = document
+        self._paths = [
+            (re.compile(re.sub(r"\{\w+\}", "[^/]+", template)), operations)
+            for template, operations in document["paths"].items()
+        ]
+
+    async def check(self, response: httpx.Response) -> None:
+        """Fail for an answer whose status, media type, body or headers are not documented."""
+        await response.aread()
+        status = response.status_code
+        assert response.headers["X-Request-ID"]
+        if status >= ERROR:
+            self._check_problem(response)
+        operation = self._operation(response.request)
+        if operation is None:
+            return
+        assert str(status) in operation["responses"], f"{status} is not documented"
+        documented = operation["responses"][str(status)]
+        media_type = response.headers.get("Content-Type")
+        if "content" not in documented:
+            assert not response.content
+            return
+        assert media_type in documented["content"], f"{media_type} is not documented"
+        self._validate(documented["content"][media_type]["schema"], response.json())
+        for name in documented.get("headers", {}):
+            assert name in response.headers
+
+    def _check_problem(self, response: httpx.Response) -> None:
+        assert response.headers["Content-Type"] == PROBLEM
+        problem = response.json()
+        self._validate({"$ref": "#/components/schemas/Problem"}, problem)
+        assert CODES[problem["code"]][0] == problem["status"] == response.status_code
+        assert problem["request_id"] == response.headers["X-Request-ID"]
+        assert problem["detail"]
+
+    def _operation(self, request: httpx.Request) -> dict[str, Any] | None:
+        path = re.sub(r"^/api/.+/tasks(?=/|$)", "/api/tasks", request.url.path.rstrip("/"))
+        for pattern, operations in self._paths:
+            if pattern.fullmatch(path):
+                operation: dict[str, Any] | None = operations.get(request.method.lower())
+                return operation
+        return None
+
+    def _validate(self, schema: dict[str, Any], body: object) -> None:
+        root = {**schema, "components": self.document["components"]}
+        Draft202012Validator(root).validate(body)

@@ -1,0 +1,181 @@
+"""Every error is a problem, whoever raises it, and the database's verdicts are translated."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import asyncpg
+import pytest
+
+import db
+import dependencies.body
+import errors
+from tests.conftest import ORIGIN, Person
+from tests.test_tasks import list_ids
+
+
+@pytest.fixture
+async def backdoor(database: db.Database) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """Give a connection of the tests' own."""
+    connection = await asyncpg.connect(database.url)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def verdicts(backdoor: "asyncpg.Connection[asyncpg.Record]") -> AsyncIterator[None]:
+    """Let the database refuse tasks by their titles: 'STATE times' raises STATE so many times."""
+    await backdoor.execute("""
+        CREATE SEQUENCE refusals;
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF new.title ~ '^[0-9A-Z]{5} \\d+$'
+                AND nextval('refusals') <= split_part(new.title, ' ', 2)::int THEN
+                RAISE EXCEPTION 'canary' USING ERRCODE = split_part(new.title, ' ', 1);
+            END IF;
+            RETURN new;
+        END $$;
+        CREATE TRIGGER refuse BEFORE INSERT ON tasks FOR EACH ROW EXECUTE FUNCTION refuse();
+    """)
+    yield
+    await backdoor.execute("DROP FUNCTION refuse CASCADE; DROP SEQUENCE refusals")
+
+
+@pytest.mark.usefixtures("verdicts")
+@pytest.mark.parametrize(
+    ("title", "status", "code"),
+    [
+        ("40001 2", 201, ""),
+        ("40P01 1", 201, ""),
+        ("26000 1", 201, ""),
+        ("40001 3", 503, "unavailable"),
+        ("53300 1", 503, "unavailable"),
+        ("57014 1", 503, "unavailable"),
+        ("57P01 1", 503, "unavailable"),
+        ("58030 1", 503, "unavailable"),
+        ("25006 1", 503, "unavailable"),
+        ("55P03 1", 503, "unavailable"),
+        ("22000 1", 422, "validation_error"),
+        ("42P01 1", 500, "internal_error"),
+        ("23514 1", 500, "internal_error"),
+    ],
+)
+async def test_what_the_database_says(ada: Person, title: str, status: int, code: str) -> None:
+    response = await ada.post("/api/tasks", json={"title": title})
+
+    assert response.status_code == status
+    assert response.json().get("code", "") == code
+    assert "canary" not in response.text
+    assert len(await list_ids(ada)) == (status == 201)
+    assert ("Retry-After" in response.headers) == (status == 503)
+
+
+async def test_a_500_can_be_read_by_a_browser_and_found_in_the_log(
+    ada: Person,
+    backdoor: "asyncpg.Connection[asyncpg.Record]",
+    log_lines: Callable[[], str],
+) -> None:
+    await backdoor.execute("ALTER TABLE tasks RENAME TO hidden")
+    try:
+        response = await ada.get("/api/tasks", headers={"Origin": ORIGIN})
+    finally:
+        await backdoor.execute("ALTER TABLE hidden RENAME TO tasks")
+
+    assert response.status_code == 500
+    assert response.headers["Access-Control-Allow-Origin"] == ORIGIN
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert "hidden" not in response.text
+    assert "does not exist" not in response.text
+    assert log_lines().count("Traceback") == 1
+    assert response.json()["request_id"] in log_lines()
+    assert await list_ids(ada) == []
+
+
+async def test_a_database_that_hangs_is_503_and_then_all_is_well(
+    ada: Person,
+    backdoor: "asyncpg.Connection[asyncpg.Record]",
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(db, "DEADLINE_SECONDS", 0.2)
+    async with backdoor.transaction():
+        await backdoor.execute("LOCK TABLE tasks")
+
+        answers = await asyncio.gather(*(ada.get("/api/tasks") for _ in range(30)))
+
+    assert {answer.status_code for answer in answers} == {503}
+    assert {answer.headers["Retry-After"] for answer in answers} == {"1"}
+    assert await list_ids(ada) == []
+
+
+async def test_a_statement_outside_of_the_service_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(db, "_pool", None)
+
+    with pytest.raises(errors.Problem, match=r"cannot answer"):
+        await db.ping(0.1)
+
+
+@pytest.mark.parametrize(
+    "path", ["/nothing", "/api", "/api/", "/api/task", "/static/x", "/static/%00"]
+)
+async def test_an_unknown_path(client: Person, path: str) -> None:
+    response = await client.get(path)
+
+    assert (response.status_code, response.json()["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/api/tasks", "DELETE, GET, PATCH, POST"),
+        ("POST", "/api/tasks/1", "DELETE, GET, PATCH, PUT"),
+        ("GET", "/api/tasks/1/complete", "PATCH"),
+        ("POST", "/api/ada/tasks/1", "DELETE, GET, PATCH, PUT"),
+        ("OPTIONS", "/api/tasks", "DELETE, GET, PATCH, POST"),
+        ("POST", "/health/live", "GET, HEAD"),
+        ("POST", "/static/docs.js", "GET, HEAD"),
+        ("TRACE", "/api/tasks", "DELETE, GET, PATCH, POST"),
+        ("NONSENSE", "/api/tasks", "DELETE, GET, PATCH, POST"),
+    ],
+)
+async def test_a_method_that_a_path_does_not_take(
+    client: Person, method: str, path: str, allowed: str
+) -> None:
+    response = await client.request(method, path)
+
+    assert (response.status_code, response.json()["code"]) == (405, "method_not_allowed")
+    assert response.headers["Allow"] == allowed
+
+
+async def chunks(number: int, pause: float = 0) -> AsyncIterator[bytes]:
+    """Send a body piece by piece."""
+    for _ in range(number):
+        await asyncio.sleep(pause)
+        yield b" " * 1024
+
+
+async def test_a_body_that_is_too_large(ada: Person) -> None:
+    json = {"Content-Type": "application/json"}
+
+    declared = await ada.post("/api/tasks", content=b" " * 65_537, headers=json)
+    streamed = await ada.post("/api/tasks", content=chunks(65), headers=json)
+
+    assert declared.json()["code"] == streamed.json()["code"] == "body_too_large"
+
+
+async def test_a_body_of_64_kib_is_read(ada: Person) -> None:
+    body = b'{"title": "x"}'.ljust(65_536)
+
+    response = await ada.post(
+        "/api/tasks", content=body, headers={"Content-Type": "application/json"}
+    )
+
+    assert response.status_code == 201
+
+
+async def test_a_body_that_does_not_arrive(ada: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dependencies.body, "BODY_SECONDS", 0.05)
+
+    response = await ada.post("/api/tasks", content=chunks(10, pause=0.02))
+
+    assert response.json()["code"] == "request_timeout"

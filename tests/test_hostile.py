@@ -1,0 +1,263 @@
+"""Bad input gets a 4xx with a sentence that helps, never a 500; nothing is half written."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.conftest import Person
+from tests.test_tasks import create
+
+BODIES: dict[str, bytes] = {
+    "no JSON": b"hello",
+    "cut short": b'{"title": "x"',
+    "trailing comma": b'{"title": "x",}',
+    "single quotes": b"{'title': 'x'}",
+    "two documents": b'{"title": "x"}{"title": "y"}',
+    "comment": b'{"title": "x"} // y',
+    "not UTF-8": b'{"title": "\xff"}',
+    "UTF-16": '{"title": "x"}'.encode("utf-16"),
+    "byte order mark": b'\xef\xbb\xbf{"title": "x"}',
+    "array": b'[{"title": "x"}]',
+    "string": b'"x"',
+    "number": b"1",
+    "null": b"null",
+    "true": b"true",
+    "white space": b"   ",
+    "nothing": b"",
+    "deep array": b"[" * 60_000,
+    "deep object": b'{"title":' * 6_000,
+    "NaN": b'{"title": NaN}',
+    "Infinity": b'{"completed": Infinity, "title": "x"}',
+    "1e400": b'{"title": 1e400}',
+    "lone surrogate": rb'{"title": "\ud800"}',
+    "lone surrogate as a name": rb'{"\ud800": 1, "title": "x"}',
+    "NUL in the title": rb'{"title": "a\u0000b"}',
+    "NUL in the description": rb'{"title": "x", "description": "\u0000"}',
+    "NUL as a name": rb'{"title": "x", "\u0000": 1}',
+    "raw NUL": b'{"title": "\0"}',
+    "raw newline": b'{"title": "a\nb"}',
+    "huge number": b'{"title": "x", "completed": ' + b"9" * 5000 + b"}",
+    "long number as a title": b'{"title": ' + b"9" * 5000 + b"}",
+}
+
+MEMBERS: dict[str, dict[str, Any]] = {
+    "title missing": {},
+    "title null": {"title": None},
+    "title empty": {"title": ""},
+    "title blank": {"title": " \t\n\u00a0\u2003"},
+    "title long": {"title": "x" * 201},
+    "title a number": {"title": 1},
+    "title a list": {"title": ["x"]},
+    "title an object": {"title": {"x": 1}},
+    "title true": {"title": True},
+    "description long": {"title": "x", "description": "y" * 1001},
+    "description a number": {"title": "x", "description": 1},
+    "description an object": {"title": "x", "description": {}},
+    "completed yes": {"title": "x", "completed": "yes"},
+    "completed true as text": {"title": "x", "completed": "true"},
+    "completed 1": {"title": "x", "completed": 1},
+    "completed 0": {"title": "x", "completed": 0},
+    "completed null": {"title": "x", "completed": None},
+    "completed 1.0": {"title": "x", "completed": 1.0},
+    "priority unknown": {"title": "x", "priority": "urgent"},
+    "priority upper case": {"title": "x", "priority": "HIGH"},
+    "priority a number": {"title": "x", "priority": 1},
+    "priority null": {"title": "x", "priority": None},
+    "priority a list": {"title": "x", "priority": ["low"]},
+    "due naive": {"title": "x", "due_date": "2026-12-01T17:00:00"},
+    "due a date": {"title": "x", "due_date": "2026-12-01"},
+    "due a number": {"title": "x", "due_date": 1_800_000_000},
+    "due digits": {"title": "x", "due_date": "1800000000"},
+    "due empty": {"title": "x", "due_date": ""},
+    "due tomorrow": {"title": "x", "due_date": "tomorrow"},
+    "due month 13": {"title": "x", "due_date": "2026-13-01T00:00:00Z"},
+    "due February 30": {"title": "x", "due_date": "2026-02-30T00:00:00Z"},
+    "due year 0": {"title": "x", "due_date": "0000-01-01T00:00:00Z"},
+    "due before year 1": {"title": "x", "due_date": "0001-01-01T00:00:00+14:00"},
+    "due after year 9999": {"title": "x", "due_date": "9999-12-31T23:59:59-14:00"},
+    "due year 10000": {"title": "x", "due_date": "10000-01-01T00:00:00Z"},
+    "due offset 99": {"title": "x", "due_date": "2026-12-01T17:00:00+99:00"},
+    "due other digits": {"title": "x", "due_date": "٢٠٢٦-12-01T17:00:00Z"},
+    "due NUL": {"title": "x", "due_date": "2026-12-01T17:00:00Z\0"},
+    "due an object": {"title": "x", "due_date": {}},
+    "unknown member": {"title": "x", "titel": "y"},
+    "unknown member, long": {"title": "x", "y" * 3000: "y"},
+    "prototype": {"title": "x", "__proto__": {"admin": True}},
+    "tags, not yet": {"title": "x", "tags": ["home"]},
+}
+
+IDS = [
+    *(
+        "0",
+        "-1",
+        "+1",
+        "1.0",
+        "1e3",
+        "1_0",
+        "0x1",
+        " 1",
+        "1 ",
+        "٣",
+        "１",
+        "²",
+        "abc",
+        "null",
+        "%00",
+    ),
+    *(
+        "9223372036854775808",
+        "9" * 40,
+        "9" * 5000,
+        "1;DROP",
+        "1'",
+        "..%2f1",
+        "%F0%28%8C%28",
+        "%0a1",
+    ),
+    *("1%20OR%201=1", "*", "true", "NaN", "{}", "[]", "%25", "🙂", "a" * 8000),
+]
+
+QUERIES = [
+    *("status=", "status=done", "status=PENDING", "status=1", "status=%00", "status[]=all"),
+    *(
+        "limit=",
+        "limit=0",
+        "limit=-1",
+        "limit=501",
+        "limit=1.0",
+        "limit=1_0",
+        "limit=%2B5",
+        "limit=x",
+    ),
+    *("limit=" + "9" * 5000, "limit=٣", "limit=%20" + "5", "limit=1e2", "limit=NaN", "limit=%00"),
+    *(
+        "offset=1",
+        "unknown=1",
+        "Status=all",
+        "status=all&x",
+        "=",
+        "&=&",
+        "%00=1",
+        "%ff=%ff",
+        "user_id=x",
+    ),
+]
+
+
+def assert_helpful(response: Any, *statuses: int) -> None:
+    """Fail unless the answer is a 4xx that says what is wrong."""
+    assert response.status_code in statuses, response.text
+    problem = response.json()
+    assert len(problem["detail"]) > 10
+    if response.status_code == 422:
+        assert problem["errors"]
+        for error in problem["errors"]:
+            assert error.keys() in ({"detail", "pointer"}, {"detail", "parameter"})
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+async def test_bodies(ada: Person, method: str, body: bytes) -> None:
+    task = await create(ada)
+    path = "/api/tasks" if method == "POST" else f"/api/tasks/{task['id']}"
+
+    response = await ada.request(
+        method, path, content=body, headers={"Content-Type": "application/json"}
+    )
+
+    assert_helpful(response, 422)
+    assert (await ada.get("/api/tasks")).json() == [task]
+
+
+@pytest.mark.parametrize("members", MEMBERS.values(), ids=MEMBERS)
+async def test_members(ada: Person, members: dict[str, Any]) -> None:
+    task = await create(ada)
+
+    created = await ada.post("/api/tasks", json=members)
+    updated = await ada.put(f"/api/tasks/{task['id']}", json=members)
+
+    for response in (created, updated):
+        assert_helpful(response, 422)
+        assert response.json()["errors"][0]["pointer"].startswith("#/")
+    assert (await ada.get("/api/tasks")).json() == [task]
+
+
+@pytest.mark.parametrize("task_id", IDS)
+@pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
+async def test_ids(ada: Person, method: str, task_id: str) -> None:
+    response = await ada.request(method, f"/api/tasks/{task_id}", json={"title": "x"})
+
+    assert_helpful(response, 404, 422)
+
+
+async def test_an_id_at_the_edge_is_just_missing(ada: Person) -> None:
+    assert (await ada.get(f"/api/tasks/{2**63 - 1}")).json()["code"] == "task_not_found"
+
+
+@pytest.mark.parametrize("query", QUERIES)
+async def test_queries(ada: Person, query: str) -> None:
+    response = await ada.get(f"/api/tasks?{query}")
+
+    if query not in {"=", "&=&"}:
+        assert_helpful(response, 422)
+        assert "parameter" in response.json()["errors"][0]
+    else:
+        assert response.status_code in {200, 422}
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        *("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""),
+        *(
+            "application/jsonp",
+            "json",
+            "application/",
+            "/json",
+            "application/xml",
+            "text/json",
+            "é",
+        ),
+    ],
+)
+async def test_only_json_is_json(ada: Person, content_type: str) -> None:
+    response = await ada.post(
+        "/api/tasks", content=b'{"title": "x"}', headers={b"Content-Type": content_type.encode()}
+    )
+
+    assert_helpful(response, 415)
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["application/json", "APPLICATION/JSON; charset=utf-8", "application/merge-patch+json"],
+)
+async def test_json_has_more_names_than_one(ada: Person, content_type: str) -> None:
+    response = await ada.post(
+        "/api/tasks", content=b'{"title": "x"}', headers={"Content-Type": content_type}
+    )
+
+    assert response.status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("text", "body"),
+    [
+        ("s3cret-canary", {"title": {"s3cret-canary": "s3cret-canary"}}),
+        ("s3cret-canary", {"title": "x", "priority": "s3cret-canary"}),
+        ("s3cret-canary", {"title": "x", "due_date": "s3cret-canary"}),
+        ("s3cret-canary", {"title": "x", "completed": "s3cret-canary"}),
+    ],
+)
+async def test_the_rejected_value_is_never_echoed(ada: Person, text: str, body: Any) -> None:
+    response = await ada.post(
+        "/api/tasks", content=json.dumps(body), headers={"Content-Type": "application/json"}
+    )
+
+    assert_helpful(response, 422)
+    assert text not in response.text
+
+
+async def test_there_are_enough_rows_in_these_tables() -> None:
+    assert len(BODIES) + len(MEMBERS) + len(IDS) + len(QUERIES) >= 80

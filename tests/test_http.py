@@ -1,0 +1,132 @@
+"""What surrounds every answer: CORS, security headers, request ids, pages, health."""
+
+import re
+
+import pytest
+
+from tests.conftest import ORIGIN, Person
+
+EXPOSED = ["Location", "Retry-After", "WWW-Authenticate", "X-Request-ID"]
+
+
+async def preflight(person: Person, **headers: str) -> dict[str, str]:
+    """Ask as a browser does ahead of a request."""
+    response = await person.options(
+        "/api/tasks",
+        headers={
+            "Origin": headers.get("origin", ORIGIN),
+            "Access-Control-Request-Method": headers.get("method", "PATCH"),
+            "Access-Control-Request-Headers": headers.get("headers", "authorization,content-type"),
+        },
+    )
+    return {"status": str(response.status_code), **response.headers}
+
+
+async def test_an_allowed_origin_may_do_everything(client: Person) -> None:
+    answer = await preflight(client)
+
+    assert answer["status"] == "200"
+    assert answer["access-control-allow-origin"] == ORIGIN
+    assert answer["access-control-allow-credentials"] == "true"
+    assert answer["access-control-allow-methods"] == "GET, POST, PUT, PATCH, DELETE"
+
+
+@pytest.mark.parametrize(
+    "wish", [{"origin": "https://evil.example"}, {"origin": "null"}, {"headers": "x-other"}]
+)
+async def test_a_foreign_origin_or_header_is_refused(client: Person, wish: dict[str, str]) -> None:
+    answer = await preflight(client, **wish)
+
+    assert answer["status"] == "403"
+    assert "access-control-allow-origin" not in answer
+
+
+@pytest.mark.parametrize("path", ["/api/tasks", "/nothing", "/health/live"])
+async def test_answers_can_be_read_across_origins(client: Person, path: str) -> None:
+    answer = await client.get(path, headers={"Origin": ORIGIN})
+
+    assert answer.headers["Access-Control-Allow-Origin"] == ORIGIN
+    assert answer.headers["Access-Control-Allow-Credentials"] == "true"
+    assert answer.headers["Access-Control-Expose-Headers"].split(", ") == EXPOSED
+    assert "Origin" in answer.headers["Vary"]
+
+
+async def test_a_foreign_origin_cannot_read_the_answer(client: Person) -> None:
+    answer = await client.get("/health/live", headers={"Origin": "https://evil.example"})
+
+    assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+@pytest.mark.parametrize("path", ["/api/tasks", "/nothing", "/health/live", "/", "/docs"])
+async def test_security_headers_are_on_every_answer(client: Person, path: str) -> None:
+    headers = (await client.get(path)).headers
+
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["X-Frame-Options"] == "DENY"
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+    assert "unsafe-inline" not in headers["Content-Security-Policy"].partition("style-src")[0]
+
+
+async def test_tasks_are_not_stored_on_the_way(ada: Person) -> None:
+    assert (await ada.get("/api/tasks")).headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize("request_id", ["abc", "4bf92f3577b34da6", "a.b:c/d_e=f+g", "x" * 128])
+async def test_a_sane_request_id_is_kept(client: Person, request_id: str) -> None:
+    answer = await client.get("/health/live", headers={"X-Request-ID": request_id})
+
+    assert answer.headers["X-Request-ID"] == request_id
+
+
+@pytest.mark.parametrize("request_id", ["", " ", "a b", "x" * 129, "é", '"', "a\tb", "<script>"])
+async def test_any_other_is_replaced(client: Person, request_id: str) -> None:
+    header = {b"X-Request-ID": request_id.encode()}
+
+    answer = await client.get("/nothing", headers=header)
+
+    assert len(answer.headers["X-Request-ID"]) == 32
+    assert answer.json()["request_id"] == answer.headers["X-Request-ID"]
+
+
+async def test_request_ids_differ(client: Person) -> None:
+    answers = [await client.get("/health/live") for _ in range(3)]
+
+    assert len({answer.headers["X-Request-ID"] for answer in answers}) == 3
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready"])
+async def test_health(client: Person, path: str) -> None:
+    answer = await client.get(path)
+
+    assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/", "/docs"])
+async def test_monitors_may_use_head(client: Person, path: str) -> None:
+    assert (await client.head(path)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "media_type", "text"),
+    [
+        ("/", "text/html", "<title>"),
+        ("/docs", "text/html", "swagger-ui"),
+        ("/static/docs.js", "text/javascript", "/openapi.json"),
+        ("/static/swagger-ui-bundle.js", "text/javascript", "SwaggerUIBundle"),
+        ("/static/swagger-ui.css", "text/css", ".swagger-ui"),
+        ("/openapi.json", "application/json", '"openapi":"3.1.0"'),
+    ],
+)
+async def test_pages_come_from_here(client: Person, path: str, media_type: str, text: str) -> None:
+    answer = await client.get(path)
+
+    assert answer.headers["Content-Type"].startswith(media_type)
+    assert text in answer.text
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+async def test_pages_ask_nobody_else(client: Person, path: str) -> None:
+    page = (await client.get(path)).text
+
+    assert not re.search(r"(src|href|action)=.(https?:)?//", page)

@@ -1,0 +1,249 @@
+"""Who is let in: only the bearer of a token that verifies."""
+
+import base64
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+import db
+import make_token
+import security
+from tests.conftest import SECRET, Person, token
+
+NOW = time.time()
+
+
+def unsigned(header: object, payload: object, signature: bytes = b"") -> str:
+    """Put a token together without a key."""
+    parts = (json.dumps(header).encode(), json.dumps(payload).encode(), signature)
+    return ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts)
+
+
+ACCEPTED: dict[str, dict[str, Any]] = {
+    "sub": {"sub": "ada"},
+    "user_id": {"user_id": "ada"},
+    "user_id comes first": {"user_id": "ada", "sub": "bob"},
+    "an unknown claim": {"sub": "ada", "role": "admin"},
+    "an audience nobody asked for": {"sub": "ada", "aud": "somebody"},
+    "an issuer nobody asked for": {"sub": "ada", "iss": "somebody"},
+    "a fractional exp": {"sub": "ada", "exp": timedelta(seconds=600.5)},
+    "expired within the leeway": {"sub": "ada", "exp": timedelta(seconds=-5)},
+    "valid from now, clocks differing": {
+        "sub": "ada",
+        "nbf": timedelta(seconds=5),
+        "iat": timedelta(seconds=5),
+    },
+}
+
+REFUSED: dict[str, str] = {
+    "empty payload": token(),
+    "no exp": token(sub="ada", exp=None),
+    "exp a string": token(sub="ada", exp=str(int(NOW + 600))),
+    "exp true": token(sub="ada", exp=True),
+    "exp NaN": token(sub="ada", exp=math.nan),
+    "exp infinite": token(sub="ada", exp=math.inf),
+    "not yet valid": token(sub="ada", nbf=timedelta(hours=1)),
+    "issued in the future": token(sub="ada", iat=timedelta(hours=1)),
+    "iat no number": token(sub="ada", iat="soon"),
+    "sub empty": token(sub=""),
+    "sub null": unsigned({"alg": "HS256"}, {"sub": None, "exp": NOW + 600}),
+    "user_id a number": token(user_id=1),
+    "user_id null": token(sub="ada", user_id=[]),
+    "user_id empty beside a sub": token(sub="ada", user_id=""),
+    "user_id too long": token(user_id="x" * 256),
+    "user_id with NUL": token(user_id="a\0b"),
+    "user_id with a lone surrogate": token(user_id="\ud800"),
+    "wrong secret": token("another secret that is just as long", sub="ada"),
+    "another algorithm": token(algorithm="HS512", sub="ada"),
+    "alg none": unsigned({"alg": "none"}, {"sub": "ada", "exp": NOW + 600}),
+    "alg None": unsigned({"alg": "None"}, {"sub": "ada", "exp": NOW + 600}),
+    "alg missing": unsigned({}, {"sub": "ada", "exp": NOW + 600}),
+    "alg a list": unsigned({"alg": ["HS256"]}, {"sub": "ada", "exp": NOW + 600}),
+    "header no object": unsigned([], {"sub": "ada", "exp": NOW + 600}),
+    "payload no object": unsigned({"alg": "HS256"}, []),
+    "unsigned": unsigned({"alg": "HS256"}, {"sub": "ada", "exp": NOW + 600}),
+    "kid no string": unsigned({"alg": "HS256", "kid": 1}, {"sub": "ada", "exp": NOW + 600}),
+    "unknown crit": unsigned({"alg": "HS256", "crit": ["x"]}, {"sub": "ada", "exp": NOW + 600}),
+    "two parts": "a.b",
+    "four parts": token(sub="ada") + ".x",
+    "no base64": "!.!.!",
+    "dots": "..",
+    "long": "a" * 5000,
+    "not ASCII": "é.é.é",
+    "two tokens": f"{token(sub='ada')} {token(sub='bob')}",
+    "nested JSON": ".".join([base64.urlsafe_b64encode(b"[" * 9000).decode()] * 3),
+}
+
+
+async def status(person: Person, authorization: str | bytes | None) -> tuple[int, str, str | None]:
+    """Ask for the list with a header, and tell the status, the code and the challenge."""
+    if isinstance(authorization, str):
+        authorization = authorization.encode()
+    headers = {} if authorization is None else {b"authorization": authorization}
+    response = await person.get("/api/tasks", headers=headers)
+    code = response.json()["code"] if response.is_error else ""
+    return response.status_code, code, response.headers.get("WWW-Authenticate")
+
+
+INVALID = (401, "invalid_token", 'Bearer error="invalid_token"')
+
+
+@pytest.mark.parametrize("claims", ACCEPTED.values(), ids=ACCEPTED)
+async def test_a_token_that_verifies_is_accepted(client: Person, claims: dict[str, Any]) -> None:
+    assert (await status(client, f"Bearer {token(**claims)}"))[0] == 200
+
+
+@pytest.mark.parametrize("bad", REFUSED.values(), ids=REFUSED)
+async def test_a_token_that_does_not_is_refused(client: Person, bad: str) -> None:
+    assert await status(client, f"Bearer {bad}".encode()) == INVALID
+
+
+async def test_the_first_claim_names_the_user(client: Person) -> None:
+    headers = {"Authorization": f"Bearer {token(user_id='claims-ada', sub='claims-bob')}"}
+
+    assert (await client.get("/api/v1/auth/me", headers=headers)).json()["id"] == "claims-ada"
+
+
+async def test_without_a_header_the_challenge_is_plain(client: Person) -> None:
+    assert await status(client, None) == (401, "not_authenticated", "Bearer")
+
+
+async def test_an_expired_token_says_so(client: Person, expired_token: str) -> None:
+    expected = (401, "token_expired", 'Bearer error="invalid_token"')
+
+    assert await status(client, f"Bearer {expired_token}") == expected
+
+
+async def test_the_named_tokens(
+    client: Person,
+    valid_token: str,
+    wrong_secret_token: str,
+    token_without_user: str,
+    malformed_token: str,
+) -> None:
+    assert (await status(client, f"Bearer {valid_token}"))[0] == 200
+    for bad in (wrong_secret_token, token_without_user, malformed_token):
+        assert await status(client, f"Bearer {bad}") == INVALID
+
+
+async def test_the_scheme_is_case_insensitive(client: Person, valid_token: str) -> None:
+    assert (await status(client, f"bEARER {valid_token}"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    "header", ["", "Bearer", "Bearer ", "Basic YTpi", "{}", "Bearer  {}", "Token {}", "Bearer,{}"]
+)
+async def test_other_headers_are_refused(client: Person, valid_token: str, header: str) -> None:
+    assert await status(client, header.format(valid_token)) == INVALID
+
+
+async def test_two_headers_are_refused(client: Person, valid_token: str) -> None:
+    headers = [("Authorization", f"Bearer {valid_token}")] * 2
+
+    response = await client.get("/api/tasks", headers=headers)
+
+    assert response.json()["code"] == "invalid_token"
+
+
+@pytest.mark.parametrize("path", ["?access_token={}", "?token={}", "?authorization=Bearer%20{}"])
+async def test_a_token_elsewhere_does_not_count(
+    client: Person, valid_token: str, path: str
+) -> None:
+    response = await client.get("/api/tasks" + path.format(valid_token), cookies=None)
+
+    assert response.json()["code"] == "not_authenticated"
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        *(("GET", "/api/tasks"), ("POST", "/api/tasks"), ("PATCH", "/api/tasks?status=all")),
+        *(("DELETE", "/api/tasks?status=all"), ("GET", "/api/tasks/1"), ("PUT", "/api/tasks/1")),
+        *(
+            ("PATCH", "/api/tasks/1"),
+            ("PATCH", "/api/tasks/1/complete"),
+            ("DELETE", "/api/tasks/1"),
+        ),
+        *(("GET", "/api/v1/auth/me"), ("GET", "/api/ada/tasks"), ("GET", "/api/tasks/x")),
+    ],
+)
+@pytest.mark.parametrize("body", [b"", b"{not json", b"x" * 70_000])
+async def test_every_route_is_closed_to_strangers_whatever_they_send(
+    client: Person, method: str, path: str, body: bytes
+) -> None:
+    response = await client.request(method, path, content=body)
+
+    assert (response.status_code, response.json()["code"]) == (401, "not_authenticated")
+
+
+async def test_refusals_are_logged_without_the_token(
+    client: Person, wrong_secret_token: str, log_lines: Callable[[], str]
+) -> None:
+    await status(client, f"Bearer {wrong_secret_token}")
+
+    refusals = [json.loads(line) for line in log_lines().splitlines() if "todo.security" in line]
+    assert refusals[0]["event"] == "invalid_token"
+    assert refusals[0]["reason"] == "InvalidSignatureError"
+    assert refusals[0]["client"] == "192.0.2.1"
+    assert wrong_secret_token not in log_lines()
+    assert wrong_secret_token.rpartition(".")[2] not in log_lines()
+
+
+def test_a_token_dies_while_it_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    verifier = security.Verifier(SECRET)
+    short = token(sub="ada", exp=NOW + 60)
+    assert verifier.user_id(short) == "ada"
+
+    monkeypatch.setattr(time, "time", lambda: NOW + 60 + security.LEEWAY_SECONDS)
+
+    with pytest.raises(security.ExpiredToken):
+        verifier.user_id(short)
+
+
+@pytest.mark.parametrize(
+    ("claims", "accepted"),
+    [
+        ({"iss": "https://app", "aud": "todo"}, True),
+        ({"iss": "https://app", "aud": ["todo", "other"]}, True),
+        ({"iss": "https://app/", "aud": "todo"}, False),
+        ({"iss": "https://app", "aud": "other"}, False),
+        ({"aud": "todo"}, False),
+        ({"iss": "https://app"}, False),
+    ],
+)
+def test_issuer_and_audience_count_where_they_are_set(
+    claims: dict[str, Any], accepted: bool
+) -> None:
+    verifier = security.Verifier(SECRET, issuer="https://app", audience="todo")
+
+    if accepted:
+        assert verifier.user_id(token(sub="ada", **claims)) == "ada"
+    else:
+        with pytest.raises(security.InvalidToken):
+            verifier.user_id(token(sub="ada", **claims))
+
+
+def test_the_claims_that_may_name_the_user_can_be_chosen() -> None:
+    verifier = security.Verifier(SECRET, user_claims=["uid"])
+
+    assert verifier.user_id(token(uid="ada", sub="bob")) == "ada"
+    with pytest.raises(security.InvalidToken):
+        verifier.user_id(token(sub="bob"))
+
+
+def test_a_token_made_by_hand_is_accepted(
+    database: db.Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database.url)
+    monkeypatch.setenv("BETTER_AUTH_SECRET", SECRET)
+    monkeypatch.setattr(sys, "argv", ["make_token.py", "ada"])
+
+    make_token.main()
+
+    assert security.Verifier(SECRET).user_id(capsys.readouterr().out.strip()) == "ada"

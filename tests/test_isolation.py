@@ -1,0 +1,142 @@
+"""No user ever sees, changes or learns of another's row."""
+
+import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import db
+import queries
+from schemas import Status
+from tests.conftest import Person, token
+from tests.test_tasks import create, list_ids
+
+ON_ONE_TASK = [
+    ("GET", "", None),
+    ("PUT", "", {"title": "Mine now", "user_id": "bob"}),
+    ("PATCH", "", {"title": "Mine now"}),
+    ("PATCH", "", {}),
+    ("PATCH", "/complete", None),
+    ("PATCH", "/complete", {"completed": True}),
+    ("DELETE", "", None),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), ON_ONE_TASK)
+async def test_another_users_task_does_not_exist(
+    ada: Person, bob: Person, method: str, path: str, body: object
+) -> None:
+    task = await create(ada)
+    missing = await create(bob)
+    await bob.delete(f"/api/tasks/{missing['id']}")
+
+    others = await bob.request(method, f"/api/tasks/{task['id']}{path}", json=body)
+    nobodys = await bob.request(method, f"/api/tasks/{missing['id']}{path}", json=body)
+
+    assert others.status_code == nobodys.status_code == 404
+    ids = {others.headers.pop("X-Request-ID"), nobodys.headers.pop("X-Request-ID")}
+    assert {re.sub("|".join(ids), "", answer.text) for answer in (others, nobodys)} == {
+        re.sub("|".join(ids), "", others.text)
+    }
+    assert others.headers == nobodys.headers
+    assert (await ada.get(f"/api/tasks/{task['id']}")).json() == task
+
+
+async def test_lists_hold_ones_own_tasks_only(ada: Person, bob: Person) -> None:
+    mine, theirs = await create(ada), await create(bob)
+
+    assert await list_ids(ada) == [mine["id"]]
+    assert await list_ids(bob) == [theirs["id"]]
+
+
+@pytest.mark.parametrize("status", list(Status))
+async def test_bulk_changes_touch_ones_own_tasks_only(
+    ada: Person, bob: Person, status: Status
+) -> None:
+    tasks = [await create(ada), await create(ada, completed=True)]
+
+    for completed in (True, False):
+        await bob.patch(f"/api/tasks?status={status}", json={"completed": completed})
+    await bob.delete(f"/api/tasks?status={status}")
+
+    assert (await ada.get("/api/tasks")).json() == tasks[::-1]
+
+
+@pytest.mark.parametrize("path", ["", "/1", "/1/complete", "/", "/nonsense"])
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
+async def test_another_users_path_is_refused(
+    ada: Person, bob_id: str, method: str, path: str
+) -> None:
+    response = await ada.request(method, f"/api/{bob_id}/tasks{path}", json={"title": "x"})
+
+    if response.status_code != 405:
+        code = "not_found" if response.status_code == 404 else "wrong_user"
+        assert (response.status_code, response.json()["code"]) in {(403, code), (404, "not_found")}
+
+
+async def test_a_user_id_in_a_body_is_ignored(ada: Person, bob: Person, bob_id: str) -> None:
+    task = await create(ada, user_id=bob_id)
+
+    await ada.put(f"/api/tasks/{task['id']}", json={"title": "Still mine", "user_id": bob_id})
+
+    assert await list_ids(bob) == []
+    assert await list_ids(ada) == [task["id"]]
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/tasks?user_id={}", "/api/tasks?owner={}", "/api/tasks/?user_id={}"]
+)
+async def test_a_user_id_in_a_query_is_refused(ada: Person, bob_id: str, path: str) -> None:
+    assert (await ada.get(path.format(bob_id))).status_code == 422
+
+
+@pytest.mark.parametrize("user_id", ["tasks", "a/b", "a/tasks/b", "é ü", "..", "a%2Fb", "x" * 255])
+async def test_ids_of_every_kind_have_tasks_of_their_own(
+    connect: Callable[[str | None], Person], user_id: str
+) -> None:
+    person = connect(token(sub=user_id))
+    task = await create(person)
+
+    assert task["user_id"] == user_id
+    assert task in (await person.get("/api/tasks")).json()
+
+
+def test_every_statement_names_its_owner() -> None:
+    """Also those that are made for a filter or for the members that change."""
+    statements = [value for value in vars(queries).values() if isinstance(value, db.Statement)]
+    makers = [
+        value for value in vars(queries).values() if isinstance(value, type(queries.list_tasks))
+    ]
+    statements += [
+        maker(argument)
+        for maker in makers
+        for argument in (
+            [frozenset({"title"})] if "members" in inspect.signature(maker).parameters else Status
+        )
+    ]
+
+    assert len(statements) >= 14
+    for statement in statements:
+        bound = _owner_parameters(statement.sql)
+        assert {statement.names[number - 1] for number in bound} == {"owner"}, statement.sql
+
+
+def _owner_parameters(sql: str) -> set[int]:
+    """Find the parameters that say whose rows are meant, one for each mention of a table."""
+    mentions = re.findall(r"(?:FROM|UPDATE|INTO) (?:tasks|users)\b", sql)
+    owners = re.findall(
+        r"(?:tasks\.user_id = |users\.id = |INTO \w+ \((?:user_)?id\b[^$]*VALUES \()\$(\d+)", sql
+    )
+    assert len(mentions) == len(owners) > 0, sql
+    return set(map(int, owners))
+
+
+def test_only_queries_build_sql(project: Path) -> None:
+    for path in [
+        project / "main.py",
+        *project.glob("routes/*.py"),
+        *project.glob("dependencies/*.py"),
+    ]:
+        assert not re.search(r"sqlalchemy|sqlmodel|asyncpg", path.read_text()), path

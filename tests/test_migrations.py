@@ -1,0 +1,130 @@
+"""The tables: made at startup, by whoever comes first, and equal to the models."""
+
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import alembic.config
+import asyncpg
+import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection
+
+import db
+import errors
+from settings import Settings
+from tests.conftest import SECRET
+
+
+@pytest.fixture
+async def empty(database: db.Database) -> AsyncIterator[Settings]:
+    """Give a database without tables."""
+    connection = await asyncpg.connect(database.url)
+    name = f"empty_{uuid.uuid4().hex}"
+    await connection.execute(f"CREATE DATABASE {name}")
+    url = urlsplit(database.url)._replace(path=f"/{name}").geturl()
+    yield Settings(database_url=url, better_auth_secret=SECRET)
+    await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await connection.close()
+
+
+def config(connection: Connection, project: Path) -> Config:
+    """Configure Alembic as the service does."""
+    made = Config(toml_file=project / "pyproject.toml")
+    made.attributes["connection"] = connection
+    return made
+
+
+async def test_the_models_equal_the_migrations(
+    configured: Settings, app: object, project: Path
+) -> None:
+    assert app
+
+    def check(connection: Connection) -> None:
+        command.check(config(connection, project))
+
+    await db.run_sync(configured, str(configured.database_url), check)
+
+
+async def test_migrations_can_be_undone_and_done_again(empty: Settings, project: Path) -> None:
+    def there_and_back(connection: Connection) -> None:
+        for go, revision in ((command.upgrade, "head"), (command.downgrade, "base")) * 2:
+            go(config(connection, project), revision)
+
+    await db.run_sync(empty, str(empty.database_url), there_and_back)
+
+
+async def test_four_processes_at_once_all_come_up(empty: Settings, project: Path) -> None:
+    environment = {"DATABASE_URL": str(empty.database_url), "BETTER_AUTH_SECRET": SECRET}
+    start = (
+        "import asyncio, db, settings; loaded = settings.load();"
+        "asyncio.run(db.run_sync(loaded, loaded.database_url, db.upgrade))"
+    )
+
+    started = [
+        subprocess.Popen([sys.executable, "-c", start], cwd=project, env=environment)
+        for _ in range(4)
+    ]
+
+    assert [process.wait(60) for process in started] == [0] * 4
+
+
+def test_alembics_own_command_line_works(
+    empty: Settings, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", str(empty.database_url))
+    monkeypatch.setenv("BETTER_AUTH_SECRET", SECRET)
+
+    def alembic_main(*arguments: str) -> None:
+        alembic.config.main(["--config", str(project / "pyproject.toml"), *arguments])
+
+    with pytest.raises(SystemExit):
+        alembic_main("check")
+    alembic_main("upgrade", "head")
+    alembic_main("check")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u@127.0.0.1:1/d",
+        "postgresql:///d?host=/nonexistent",
+        "postgresql://u@127.0.0.1:1/d?sslmode=nonsense",
+    ],
+)
+@pytest.mark.parametrize("migrate", [True, False])
+async def test_a_database_out_of_reach_ends_the_start_with_one_line(
+    url: str, migrate: bool
+) -> None:
+    settings = Settings(database_url=url, better_auth_secret=SECRET, migrate_on_start=migrate)
+
+    with pytest.raises(errors.CannotStart, match=r"^cannot use the database: .*DATABASE_URL$"):
+        async with db.connect(settings, url):
+            pass
+
+
+async def test_tables_of_a_newer_service_end_the_start_with_one_line(empty: Settings) -> None:
+    url = str(empty.database_url)
+    await db.run_sync(empty, url, db.upgrade)
+    connection = await asyncpg.connect(url)
+    await connection.execute("UPDATE alembic_version SET version_num = 'newer'")
+    await connection.close()
+
+    with pytest.raises(errors.CannotStart, match=r"^cannot use the database: .*newer"):
+        async with db.connect(empty, url):
+            pass
+
+
+async def test_tables_are_left_alone_where_the_setting_says_so(empty: Settings) -> None:
+    settings = empty.model_copy(update={"migrate_on_start": False})
+
+    async with db.connect(settings, str(empty.database_url)):
+        pass
+
+    connection = await asyncpg.connect(str(empty.database_url))
+    assert await connection.fetchval("SELECT to_regclass('tasks')") is None
+    await connection.close()

@@ -1,0 +1,109 @@
+"""The OpenAPI document is complete: generators and people find all that they need."""
+
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from jsonschema import Draft202012Validator
+
+from errors import CODES, answers
+from tests.contract import PROBLEM
+
+OPERATIONS = [
+    *("listTasks", "createTask", "getTask", "updateTask", "patchTask", "deleteTask"),
+    *("completeTask", "completeTasks", "deleteTasks", "getMe", "getLiveness", "getReadiness"),
+]
+
+
+@pytest.fixture
+def document(app: FastAPI) -> dict[str, Any]:
+    """Give the document that is served."""
+    return app.openapi()
+
+
+@pytest.fixture
+def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Give its operations by their ids."""
+    return {
+        operation["operationId"]: {"path": path, **operation}
+        for path, methods in document["paths"].items()
+        for operation in methods.values()
+    }
+
+
+def test_operations_are_named_for_generated_clients(operations: dict[str, Any]) -> None:
+    assert sorted(operations) == sorted(OPERATIONS)
+
+
+def test_every_operation_is_described(operations: dict[str, Any]) -> None:
+    for name, operation in operations.items():
+        assert operation["summary"], name
+        assert operation["description"].endswith("."), name
+        for parameter in operation.get("parameters", []):
+            assert parameter["description"], (name, parameter)
+
+
+def test_every_operation_on_data_needs_a_token_and_lists_its_errors(
+    operations: dict[str, Any],
+) -> None:
+    for name, operation in operations.items():
+        if operation["path"].startswith("/api/"):
+            assert operation["security"] == [{"BearerToken": []}], name
+            assert {"401", "500", "503"} <= operation["responses"].keys(), name
+        if "requestBody" in operation:
+            assert {"408", "413", "415", "422"} <= operation["responses"].keys(), name
+        if "{task_id}" in operation["path"]:
+            assert {"404", "422"} <= operation["responses"].keys(), name
+
+
+def test_every_error_is_a_problem_with_an_example_for_each_code(
+    document: dict[str, Any], operations: dict[str, Any]
+) -> None:
+    schema = {"$ref": "#/components/schemas/Problem", "components": document["components"]}
+    for name, operation in operations.items():
+        for status, response in operation["responses"].items():
+            if status >= "400":
+                assert list(response["content"]) == [PROBLEM], (name, status)
+                for code, example in response["content"][PROBLEM]["examples"].items():
+                    Draft202012Validator(schema).validate(example["value"])
+                    assert CODES[code][0] == int(status)
+
+
+def test_every_member_has_an_example_that_follows_its_rule(document: dict[str, Any]) -> None:
+    for name, schema in document["components"]["schemas"].items():
+        for member, rule in schema.get("properties", {}).items():
+            if "default" in rule or "$ref" in rule.get("items", {}) or member == "status":
+                continue
+            assert rule["examples"], (name, member)
+            for example in rule["examples"]:
+                root = {**rule, "components": document["components"]}
+                Draft202012Validator(root).validate(example)
+
+
+def test_the_document_is_closed(document: dict[str, Any]) -> None:
+    """Every reference leads somewhere, and every schema is referred to."""
+    references: set[str] = set()
+
+    def collect(node: object) -> None:
+        if isinstance(node, dict):
+            if "$ref" in node:
+                references.add(node["$ref"].removeprefix("#/components/schemas/"))
+            for value in node.values():
+                collect(value)
+        elif isinstance(node, list):
+            for value in node:
+                collect(value)
+
+    collect(document)
+
+    assert references == document["components"]["schemas"].keys()
+
+
+def test_answers_are_grouped_by_status() -> None:
+    described = answers("invalid_token", "token_expired", "task_not_found")
+
+    assert list(described) == [401, 404]
+    assert list(described[401]["content"][PROBLEM]["examples"]) == [
+        "invalid_token",
+        "token_expired",
+    ]

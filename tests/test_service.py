@@ -1,0 +1,325 @@
+"""The service as a process of its own: started, stopped, killed, and with a failing database."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from starlette.types import Message
+
+import db
+import embedded
+import main
+from settings import STARTUP_FAILURE, Settings
+from tests.conftest import SECRET, token
+
+PATIENCE = 30
+HEADERS = {"Authorization": f"Bearer {token(sub='ada')}"}
+
+
+@contextlib.contextmanager
+def service(project: Path, *options: str, **environment: str) -> Iterator["Service"]:
+    """Run the service until the block ends."""
+    running = Service(project, *options, **environment)
+    try:
+        running.wait_until_ready()
+        yield running
+    finally:
+        running.stop()
+
+
+class Service:
+    """A running service; its log is a file."""
+
+    def __init__(self, project: Path, *options: str, **environment: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self.log = Path(tempfile.mkdtemp(prefix="todo-log-"), "log")
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "uvicorn", "main:app", "--port", str(port), *options],
+                cwd=project,
+                env={"PATH": os.environ["PATH"], "BETTER_AUTH_SECRET": SECRET, **environment},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def printed(self) -> str:
+        """Read what the service printed."""
+        return self.log.read_text()
+
+    def wait_until_ready(self) -> None:
+        """Wait until the service serves."""
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.printed()
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"{self.url}/health/ready").is_success:
+                    return
+            time.sleep(0.05)
+        raise AssertionError(self.printed())
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """End the process, if it runs, and wait for that."""
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        self.process.wait(PATIENCE)
+
+    def call(self, method: str, path: str = "", **options: Any) -> httpx.Response:
+        """Call as ada."""
+        return httpx.request(
+            method, f"{self.url}/api/tasks{path}", headers=HEADERS, timeout=PATIENCE, **options
+        )
+
+    def create(self, title: str) -> int:
+        """Create a task and return its id."""
+        task_id: int = self.call("POST", json={"title": title}).raise_for_status().json()["id"]
+        return task_id
+
+    def ids(self) -> list[int]:
+        """List the ids of ada's tasks, oldest first."""
+        return sorted(task["id"] for task in self.call("GET").raise_for_status().json())
+
+
+@pytest.fixture
+def clone(project: Path, folder: Path) -> Path:
+    """Copy the project."""
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "node_modules")
+    return Path(shutil.copytree(project, folder / "clone", ignore=ignored))
+
+
+def test_without_settings_it_keeps_its_data_and_its_secret(clone: Path) -> None:
+    with service(clone, BETTER_AUTH_SECRET="") as first:
+        assert first.printed().count("made the secret") == 1
+        made = subprocess.run(
+            [sys.executable, "make_token.py", "ada"],
+            cwd=clone,
+            env={"PATH": os.environ["PATH"]},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        headers = {"Authorization": f"Bearer {made}"}
+        created = httpx.post(f"{first.url}/api/tasks", json={"title": "Buy milk"}, headers=headers)
+
+    with service(clone, BETTER_AUTH_SECRET="") as again:
+        assert "made the secret" not in again.printed()
+        listed = httpx.get(f"{again.url}/api/tasks", headers=headers)
+
+    assert listed.json() == [created.json()]
+
+
+def test_killed_while_it_writes_it_has_lost_nothing_it_acknowledged(clone: Path) -> None:
+    acknowledged = []
+    with service(clone) as first:
+        deadline = time.monotonic() + 0.5
+        while time.monotonic() < deadline:
+            acknowledged.append(first.create("Buy milk"))
+        first.stop(signal.SIGKILL)
+
+    with service(clone) as again:
+        assert set(acknowledged) <= set(again.ids())
+
+
+def test_four_workers_start_on_an_empty_folder(clone: Path) -> None:
+    with service(clone, "--workers", "4") as running:
+        created = [running.create("Buy milk") for _ in range(20)]
+
+        assert running.ids() == created
+        assert running.printed().count("Application startup complete") >= 1
+
+
+def test_two_services_share_a_folder_and_the_last_stops_the_database(clone: Path) -> None:
+    with service(clone) as first, service(clone) as second:
+        task_id = first.create("Buy milk")
+        first.stop()
+
+        assert second.ids() == [task_id]
+
+    with embedded.postgres(clone / ".data") as server:
+        assert asyncio.run(started_after(server.url, time.time() - 3))
+
+
+async def started_after(url: str, moment: float) -> bool:
+    """Say whether the database was started after a moment."""
+    connection = await asyncpg.connect(url)
+    started = await connection.fetchval("SELECT pg_postmaster_start_time()")
+    await connection.close()
+    return bool(started.timestamp() > moment)
+
+
+@pytest.mark.parametrize("options", [(), ("--workers", "2")])
+def test_a_start_that_fails_says_why_in_one_line(project: Path, options: tuple[str, ...]) -> None:
+    failed = Service(project, *options, DATABASE_URL="postgresql://u@127.0.0.1:1/d")
+
+    assert failed.process.wait(PATIENCE) == (STARTUP_FAILURE if not options else 0)
+    assert "cannot use the database: " in failed.printed()
+    assert "see DATABASE_URL" in failed.printed()
+    assert "Traceback" not in failed.printed()
+    failed.stop()
+
+
+async def backends(url: str) -> list[int]:
+    """Find the processes of a PostgreSQL server, its postmaster first."""
+    connection = await asyncpg.connect(url)
+    pid = await connection.fetchval("SELECT pg_backend_pid()")
+    postmaster = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+    await connection.close()
+    return [postmaster, *(child for child in map(int, children) if child != pid)]
+
+
+def test_a_database_killed_under_load_loses_nothing_and_comes_back(
+    project: Path, folder: Path
+) -> None:
+    asyncio.run(_killed_under_load(project, folder))
+
+
+async def _killed_under_load(project: Path, folder: Path) -> None:
+    acknowledged: list[int] = []
+    statuses: set[int] = set()
+
+    async def write(client: httpx.AsyncClient, enough: asyncio.Event) -> None:
+        while not enough.is_set():
+            answer = await client.post("/api/tasks", json={"title": "Buy milk"})
+            statuses.add(answer.status_code)
+            if answer.status_code == httpx.codes.CREATED:
+                acknowledged.append(answer.json()["id"])
+
+    with embedded.postgres(folder) as first, service(project, DATABASE_URL=first.url) as running:
+        async with httpx.AsyncClient(
+            base_url=running.url, headers=HEADERS, timeout=PATIENCE
+        ) as client:
+            enough = asyncio.Event()
+            writers = [asyncio.create_task(write(client, enough)) for _ in range(8)]
+            await asyncio.sleep(0.5)
+            for pid in await backends(first.url):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            await asyncio.sleep(0.5)
+            assert (await client.get("/health/ready")).status_code == 503
+            assert (await client.get("/health/live")).status_code == 200
+            before = len(acknowledged)
+            with await asyncio.to_thread(_enter, embedded.postgres(folder)):
+                await asyncio.to_thread(running.wait_until_ready)
+                await asyncio.sleep(0.5)
+                enough.set()
+                await asyncio.gather(*writers)
+                kept = await _count(first.url, acknowledged)
+
+    assert statuses == {201, 503}
+    assert 0 < before < len(acknowledged) == kept
+
+
+def _enter(manager: Any) -> contextlib.ExitStack:
+    stack = contextlib.ExitStack()
+    stack.enter_context(manager)
+    return stack
+
+
+async def _count(url: str, ids: list[int]) -> int:
+    connection = await asyncpg.connect(url)
+    kept: int = await connection.fetchval("SELECT count(*) FROM tasks WHERE id = ANY($1)", ids)
+    await connection.close()
+    return kept
+
+
+async def statuses_at_once(url: str) -> list[int]:
+    """Read and write at the same time."""
+    async with httpx.AsyncClient(base_url=url, headers=HEADERS, timeout=PATIENCE) as client:
+        answers = await asyncio.gather(
+            client.get("/api/tasks"), client.post("/api/tasks", json={"title": "x"})
+        )
+    return [answer.status_code for answer in answers]
+
+
+def test_a_database_that_hangs_is_503_in_time(project: Path, folder: Path) -> None:
+    with (
+        embedded.postgres(folder) as server,
+        service(project, DATABASE_URL=server.url) as running,
+    ):
+        task_id = running.create("Buy milk")
+        frozen = asyncio.run(backends(server.url))
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            started = time.monotonic()
+            assert httpx.get(f"{running.url}/health/ready").status_code == 503
+            assert time.monotonic() - started < 1
+            assert asyncio.run(statuses_at_once(running.url)) == [503, 503]
+        finally:
+            for pid in frozen:
+                os.kill(pid, signal.SIGCONT)
+        running.wait_until_ready()
+
+        assert task_id in running.ids()
+
+
+async def _start(app: Callable[..., Any]) -> list[Message]:
+    """Start an app as a server does, and collect what it says."""
+    said: list[Message] = []
+    asked = asyncio.Queue[Message]()
+    await asked.put({"type": "lifespan.startup"})
+
+    async def send(message: Message) -> None:
+        said.append(message)
+        await asked.put({"type": "lifespan.shutdown"})
+
+    with contextlib.suppress(Exception):
+        await app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, asked.get, send)
+    return said
+
+
+async def test_a_known_reason_is_told_without_a_traceback() -> None:
+    url = "postgresql://u@127.0.0.1:1/d"
+    app = main.create_app(Settings(database_url=url, better_auth_secret=SECRET))
+
+    (said,) = await _start(app)
+
+    assert said["message"].startswith("cannot use the database: ")
+    assert "\n" not in said["message"]
+
+
+async def test_an_unknown_one_keeps_it(
+    configured: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db, "connect", None)
+
+    (said,) = await _start(main.create_app(configured))
+
+    assert said["message"].startswith("Traceback")
+
+
+async def test_a_start_and_a_stop_that_succeed_say_so(configured: Settings) -> None:
+    said = await _start(main.create_app(configured))
+
+    assert [message["type"] for message in said] == [
+        "lifespan.startup.complete",
+        "lifespan.shutdown.complete",
+    ]
+
+
+def test_without_a_url_the_database_is_our_own(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db, "PROJECT", folder)
+
+    with db.locate(Settings(database_url=None, better_auth_secret=None)) as made:
+        assert len(made.secret) >= 32
+    with db.locate(Settings(database_url=None, better_auth_secret=SECRET)) as chosen:
+        assert chosen == (made.url, SECRET)

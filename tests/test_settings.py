@@ -1,0 +1,181 @@
+"""What the environment decides, and how a wrong setting is reported."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import db
+from settings import STARTUP_FAILURE, Settings, load
+
+SECRET = "x" * 32
+URL = "postgresql://u:p@db.example/todo"
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Start from an empty environment and no .env."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setitem(Settings.model_config, "env_file", tmp_path / ".env")
+
+
+def test_without_any_setting_the_defaults_hold() -> None:
+    settings = load()
+
+    assert settings.database_url is None
+    assert settings.better_auth_secret is None
+    assert settings.database_pool_size == 10
+    assert settings.jwt_user_claims == ("user_id", "sub")
+    assert settings.cors_origins == ("http://localhost:3000", "http://localhost:5173")
+    assert settings.log_format == "json"
+
+
+def test_settings_come_from_the_environment_and_from_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text(
+        f"DATABASE_URL={URL}\nBETTER_AUTH_SECRET={SECRET}\nLOG_LEVEL=debug\n"
+    )
+    monkeypatch.setenv("LOG_LEVEL", "error")
+    monkeypatch.setenv("CORS_ORIGINS", "https://a.example, https://b.example")
+
+    settings = load()
+
+    assert settings.database_url == URL
+    assert settings.log_level == "error"
+    assert settings.cors_origins == ("https://a.example", "https://b.example")
+
+
+@pytest.mark.parametrize(
+    ("handed_out", "used"),
+    [
+        # Neon
+        (
+            "postgresql://u:p@ep-x.eu.aws.neon.tech/db?sslmode=require&channel_binding=require",
+            "postgresql://u:p@ep-x.eu.aws.neon.tech/db?sslmode=require",
+        ),
+        # Heroku
+        ("postgres://u:p@ec2-1.compute.amazonaws.com:5432/d", None),
+        # Supabase
+        ("postgresql://postgres.ref:p%40ss@aws-0-eu.pooler.supabase.com:6543/postgres", None),
+        # Prisma
+        (
+            "postgresql://u:p@h:5432/d?schema=public&pgbouncer=true&connection_limit=1",
+            "postgresql://u:p@h:5432/d",
+        ),
+        # SQLAlchemy
+        ("postgresql+asyncpg://u:p@h/d?ssl=require", "postgresql://u:p@h/d?sslmode=require"),
+        # a socket
+        ("postgresql:///d?host=/run/postgresql", "postgresql:///d?host=%2Frun%2Fpostgresql"),
+    ],
+)
+def test_urls_are_taken_as_they_are_handed_out(handed_out: str, used: str | None) -> None:
+    settings = Settings(database_url=handed_out, better_auth_secret=SECRET)
+
+    assert settings.database_url == (used or handed_out.replace("postgres://", "postgresql://"))
+
+
+@pytest.mark.parametrize(
+    ("url", "pooler"),
+    [
+        ("postgresql://u:p@ep-x-pooler.eu.aws.neon.tech/db", True),
+        ("postgresql://u:p@aws-0-eu.pooler.supabase.com:6543/postgres", True),
+        ("postgresql://u:p@h/d?pgbouncer=true", True),
+        ("postgresql://u:p@aws-0-eu.pooler.supabase.com:5432/postgres", False),
+        ("postgresql://u:p@ep-x.eu.aws.neon.tech/db", False),
+    ],
+)
+def test_a_transaction_pooler_is_guessed_and_can_be_said(url: str, pooler: bool) -> None:
+    guessed = Settings(database_url=url, better_auth_secret=SECRET)
+    said = Settings(database_url=url, better_auth_secret=SECRET, database_pooler=not pooler)
+
+    assert guessed.database_pooler is pooler
+    assert said.database_pooler is not pooler
+
+
+@pytest.mark.parametrize(
+    ("environment", "line"),
+    [
+        ({"DATABASE_URL": "mysql://h/d"}, "DATABASE_URL: must look like postgresql://"),
+        ({"DATABASE_URL": "hello"}, "DATABASE_URL: must look like postgresql://"),
+        ({"DATABASE_URL": "postgresql://u:a/b@h/d"}, "DATABASE_URL: has no readable host and port"),
+        ({"DATABASE_URL": "postgresql:///d"}, "DATABASE_URL: has no readable host and port"),
+        ({"DATABASE_URL": URL}, "BETTER_AUTH_SECRET: is required with DATABASE_URL"),
+        ({"BETTER_AUTH_SECRET": "canary"}, "BETTER_AUTH_SECRET: needs at least 32 bytes"),
+        ({"DATABASE_POOL_SIZE": "0"}, "DATABASE_POOL_SIZE: "),
+        ({"DATABASE_POOL_SIZE": "ten"}, "DATABASE_POOL_SIZE: "),
+        ({"DATABASE_POOLER": "maybe"}, "DATABASE_POOLER: "),
+        ({"MIGRATE_ON_START": "2"}, "MIGRATE_ON_START: "),
+        ({"JWT_USER_CLAIMS": "sub,"}, "JWT_USER_CLAIMS: needs claim names"),
+        ({"CORS_ORIGINS": "*"}, "CORS_ORIGINS: lists exact origins"),
+        ({"CORS_ORIGINS": "https://*.example"}, "CORS_ORIGINS: lists exact origins"),
+        ({"CORS_ORIGINS": "https://a.example/"}, "CORS_ORIGINS: lists exact origins"),
+        ({"CORS_ORIGINS": "a.example"}, "CORS_ORIGINS: lists exact origins"),
+        ({"LOG_LEVEL": "loud"}, "LOG_LEVEL: "),
+        ({"LOG_FORMAT": "xml"}, "LOG_FORMAT: "),
+    ],
+)
+def test_a_wrong_setting_ends_the_start_with_one_line_that_names_it(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    environment: dict[str, str],
+    line: str,
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    with pytest.raises(SystemExit) as ended:
+        load()
+
+    printed = capsys.readouterr().err
+    assert ended.value.code == STARTUP_FAILURE
+    assert printed.startswith(line)
+    assert printed.count("\n") == 1
+    assert "canary" not in printed
+
+
+def test_the_example_lists_exactly_the_settings(project: Path) -> None:
+    named = re.findall(
+        r"^#?\s?([A-Z][A-Z_]+)=", (project / ".env.example").read_text(), re.MULTILINE
+    )
+
+    assert sorted(named) == sorted(name.upper() for name in Settings.model_fields)
+
+
+def test_the_readme_lists_every_setting(project: Path) -> None:
+    readme = (project / "README.md").read_text()
+
+    for name in Settings.model_fields:
+        assert f"`{name.upper()}`" in readme
+
+
+def test_secrets_are_not_in_the_representation() -> None:
+    settings = Settings(database_url=URL, better_auth_secret=SECRET)
+
+    assert SECRET not in repr(settings)
+    assert ":p@" not in repr(settings)
+
+
+def test_through_a_pooler_nothing_is_kept_between_statements() -> None:
+    pooled = Settings(database_url=URL, better_auth_secret=SECRET, database_pooler=True)
+
+    assert db._options(pooled)["statement_cache_size"] == 0  # noqa: SLF001
+
+
+def test_the_service_says_the_line_and_nothing_else(project: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "uvicorn", "main:app"],
+        cwd=project,
+        env={"PATH": "", "CORS_ORIGINS": "*", "DATABASE_URL": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ended.returncode == STARTUP_FAILURE
+    assert ended.stderr.startswith("CORS_ORIGINS: ")
+    assert ended.stderr.count("\n") == 1
+    assert ended.stdout == ""
