@@ -2,7 +2,7 @@
 
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import asyncpg
@@ -36,7 +36,8 @@ class Statement(Generic[Row]):
     """One SQL statement, written with SQLAlchemy, compiled once, run by asyncpg.
 
     A statement is a transaction of its own: it happens whole or not at all, and when a method
-    returns it is committed. Values are given by the names of the statement's `bindparam`s.
+    returns it is committed. Values are given by the names of the statement's parameters, all of
+    them each time.
 
     Every method raises `Problem("unavailable")` where the database cannot be reached in time.
     What a failed write did is then unknown to the caller, as it is to the client.
@@ -53,16 +54,21 @@ class Statement(Generic[Row]):
         assert isinstance(compiled, SQLCompiler)  # noqa: S101  (tells mypy)
         self.sql = str(compiled)
         self.names = tuple(compiled.positiontup or ())
-        self._constants: Mapping[str, Any] = {
-            name: bind.value for name, bind in compiled.binds.items() if not bind.required
-        }
         self._rows = TypeAdapter(list[row])  # type: ignore[valid-type]
 
     async def all(self, **values: Any) -> list[Row]:  # noqa: ANN401
         """Run the statement and return its rows."""
-        values = {**self._constants, **values}
-        records = await self._run([values[name] for name in self.names])
-        return self._rows.validate_python([dict(record) for record in records])
+        arguments = [values[name] for name in self.names]
+        for _ in range(ATTEMPTS):
+            try:
+                records = await _fetch(self.sql, arguments, DEADLINE_SECONDS)
+            except _FAILURES as error:
+                verdict = errors.from_database(error)
+                if not isinstance(verdict, errors.TryAgain):
+                    raise verdict from error
+            else:
+                return self._rows.validate_python([dict(record) for record in records])
+        raise errors.Problem("unavailable")
 
     async def first(self, **values: Any) -> Row | None:  # noqa: ANN401
         """Run the statement and return its first row, if there is one."""
@@ -73,16 +79,6 @@ class Statement(Generic[Row]):
         """Run a statement that always has one row, and return it."""
         (row,) = await self.all(**values)
         return row
-
-    async def _run(self, values: list[Any]) -> "list[asyncpg.Record]":
-        for _ in range(ATTEMPTS):
-            try:
-                return await _fetch(self.sql, values, DEADLINE_SECONDS)
-            except _FAILURES as error:
-                verdict = errors.from_database(error)
-                if not isinstance(verdict, errors.TryAgain):
-                    raise verdict from error
-        raise errors.Problem("unavailable")
 
 
 async def _fetch(sql: str, values: list[Any], deadline: float) -> "list[asyncpg.Record]":

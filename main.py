@@ -95,7 +95,7 @@ def create_app(configured: settings.Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        telemetry={"auto_configure": False},
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
 
 

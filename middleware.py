@@ -1,9 +1,9 @@
 """What surrounds every request: its id, its clock, its log line, and headers for its answer."""
 
 import logging
+import os
 import re
 import time
-import uuid
 from http import HTTPStatus
 
 from starlette.datastructures import Headers
@@ -84,7 +84,7 @@ def _request_id(scope: Scope) -> str:
         if name == b"x-request-id" and _SANE_REQUEST_ID.fullmatch(value):
             sane: str = value.decode()
             return sane
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 def _canonical_path(scope: Scope) -> None:

@@ -8,6 +8,7 @@ the service is on, its log line per request included; only the rate limits are o
 import argparse
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -204,11 +205,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=3, help="per measurement")
-    parser.add_argument("--rounds", type=int, default=5, help="the medians are reported")
+    parser.add_argument("--seconds", type=float, default=1, help="per measurement")
+    parser.add_argument("--rounds", type=int, default=11, help="the medians are reported")
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--operation", action="append", choices=MAX_RATIO, help="only this one")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Terminated."))  # and end the servers
     secret = secrets.token_hex(32)
     with database() as url:
         settings = {"DATABASE_URL": url, "BETTER_AUTH_SECRET": secret, **UNLIMITED}

@@ -1,7 +1,7 @@
 """What a route may ask for."""
 
-from dependencies.body import JSONRoute, PrivateRoute
 from dependencies.identity import CurrentUser, UserId, verify_jwt
 from dependencies.parameters import TaskId
+from dependencies.route import Route
 
-__all__ = ["CurrentUser", "JSONRoute", "PrivateRoute", "TaskId", "UserId", "verify_jwt"]
+__all__ = ["CurrentUser", "Route", "TaskId", "UserId", "verify_jwt"]

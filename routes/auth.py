@@ -2,11 +2,11 @@
 
 from fastapi import APIRouter
 
-from dependencies import CurrentUser
+from dependencies import CurrentUser, Route
 from errors import answers
 from schemas import UserRead
 
-router = APIRouter(prefix="/api/v1/auth", tags=["auth"])
+router = APIRouter(prefix="/api/v1/auth", tags=["auth"], route_class=Route)
 
 
 @router.get(

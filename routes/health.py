@@ -3,10 +3,11 @@
 from fastapi import APIRouter
 
 import db
+from dependencies import Route
 from errors import answers
 from schemas import Health
 
-router = APIRouter(prefix="/health", tags=["health"])
+router = APIRouter(prefix="/health", tags=["health"], route_class=Route)
 
 PING_SECONDS = 0.3
 

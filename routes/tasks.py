@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 import queries
-from dependencies import PrivateRoute, TaskId, UserId
+from dependencies import Route, TaskId, UserId
 from errors import Problem, answers
 from schemas import (
     BulkFilter,
@@ -22,7 +22,7 @@ from schemas import (
 router = APIRouter(
     prefix="/api/tasks",
     tags=["tasks"],
-    route_class=PrivateRoute,
+    route_class=Route,
     responses=answers(
         *("not_authenticated", "invalid_token", "token_expired", "wrong_user"),
         *("validation_error", "internal_error", "unavailable"),

@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 import db
-import dependencies.body
+import dependencies.route
 import errors
 from tests.conftest import ORIGIN, Person
 from tests.test_tasks import list_ids
@@ -174,7 +174,7 @@ async def test_a_body_of_64_kib_is_read(ada: Person) -> None:
 
 
 async def test_a_body_that_does_not_arrive(ada: Person, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dependencies.body, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(dependencies.route, "BODY_SECONDS", 0.05)
 
     response = await ada.post("/api/tasks", content=chunks(10, pause=0.02))
 

@@ -1,0 +1,116 @@
+"""How a route is run: first the token, then the body, then the rules, then the function."""
+
+import asyncio
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.dependencies.models import Dependant
+from fastapi.dependencies.utils import request_params_to_args
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic_core import from_json
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from errors import Problem
+
+MAX_BODY_BYTES = 64 * 1024
+BODY_SECONDS = 15.0
+
+
+class Route(APIRoute):
+    """FastAPI's route, declared and documented as ever, but run by this class.
+
+    It runs in the order that clients rely on: dependencies come first, so that a stranger's body is
+    not even read, and 401 goes before 413, 415 and 422. And it runs nothing but what our routes
+    use: FastAPI's way, with its generators, streams, forms and telemetry, takes twice the time of
+    all the rest of a request. A route that needs these is declared with `APIRoute`.
+    """
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request whose path is this route's."""
+        if scope["method"] not in (self.methods or ()):
+            await super().handle(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        media_type = "application/json" if self.response_field else None
+        response = Response(status_code=self.status_code or 200, media_type=media_type)
+        errors: list[Any] = []
+        values = await _arguments(self.dependant, request, response, errors)
+        if self.body_field:
+            await self._add_body(request, values, errors)
+        if errors:
+            raise RequestValidationError(errors)
+        result = await self.endpoint(**values)
+        if self.response_field:
+            # What mypy has checked is not validated again.
+            response.body = self.response_field.serialize_json(result)
+            response.headers["Content-Length"] = str(len(response.body))
+        await response(scope, receive, send)
+
+    async def _add_body(self, request: Request, values: dict[str, Any], errors: list[Any]) -> None:
+        (field,) = self.dependant.body_params
+        if body := await _read(request):
+            values[field.name], wrong = field.validate(_parse(body), loc=("body",))
+            errors += wrong
+        elif field.field_info.is_required():
+            errors.append({"type": "missing", "loc": ("body",)})
+
+
+async def _arguments(
+    dependant: Dependant, request: Request, response: Response, errors: list[Any]
+) -> dict[str, Any]:
+    """Find what a function asks for: dependencies, then parameters."""
+    values: dict[str, Any] = {}
+    for inner in dependant.dependencies:
+        found = await _arguments(inner, request, response, errors)
+        values[str(inner.name)] = await inner.call(**found)  # type: ignore[misc]
+    for field in dependant.path_params:
+        raw = request.path_params[field.alias]
+        values[field.name], wrong = field.validate(raw, loc=("path", field.alias))
+        errors += wrong
+    if dependant.query_params:
+        found, wrong = request_params_to_args(dependant.query_params, request.query_params)
+        values |= found
+        errors += wrong
+    if dependant.request_param_name:
+        values[dependant.request_param_name] = request
+    if dependant.response_param_name:
+        values[dependant.response_param_name] = response
+    return values
+
+
+async def _read(request: Request) -> bytes:
+    """Read a body of at most 64 KiB of JSON. Raises `Problem` 408, 413 or 415."""
+    if int(request.headers.get("content-length", 0)) > MAX_BODY_BYTES:
+        raise Problem("body_too_large")
+    body = b""
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    raise Problem("body_too_large")
+    except (TimeoutError, ClientDisconnect) as error:
+        raise Problem("request_timeout") from error
+    if body and not _is_json(request.headers.get("content-type", "")):
+        raise Problem("unsupported_media_type")
+    return body
+
+
+def _is_json(content_type: str) -> bool:
+    kind, _, subtype = content_type.partition(";")[0].strip().lower().partition("/")
+    return kind == "application" and (subtype == "json" or subtype.endswith("+json"))
+
+
+def _parse(body: bytes) -> Any:  # noqa: ANN401
+    """Parse JSON (RFC 8259). Raises `Problem` 422.
+
+    Unlike the standard library's, this parser refuses NaN, lone surrogates and deep nesting.
+    """
+    try:
+        return from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        detail = f"The body is not valid JSON: {error}."
+        errors = [{"detail": detail, "pointer": "#"}]
+        raise Problem("validation_error", detail, errors=errors) from error
