@@ -1,7 +1,7 @@
 """What surrounds every request: its id, its clock, its log line, and headers for its answer."""
 
 import logging
-import os
+import random
 import re
 import time
 from http import HTTPStatus
@@ -38,6 +38,7 @@ _PAGE_HEADERS = [
         ),
     ),
     (b"cache-control", b"no-cache"),
+    (b"vary", b"Origin"),
 ]
 
 
@@ -84,7 +85,7 @@ def _request_id(scope: Scope) -> str:
         if name == b"x-request-id" and _SANE_REQUEST_ID.fullmatch(value):
             sane: str = value.decode()
             return sane
-    return os.urandom(16).hex()
+    return f"{random.getrandbits(128):032x}"
 
 
 def _canonical_path(scope: Scope) -> None:
@@ -133,7 +134,14 @@ def _briefly(send: Send) -> Send:
 
 
 class CORS(CORSMiddleware):
-    """Starlette's, but for a preflight that is refused: its answer is a problem like any other."""
+    """Starlette's, but what has no Origin just passes, and a refusal is a problem as any other."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Look after requests that scripts of other origins make."""
+        if scope["type"] == "http" and b"origin" in dict(scope["headers"]):
+            await super().__call__(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
 
     def preflight_response(self, request_headers: Headers) -> Response:
         """Answer `OPTIONS`, which browsers send ahead of requests to another origin."""

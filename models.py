@@ -1,18 +1,12 @@
 """The tables. Lengths and choices are checked here too, so that no other writer can break them."""
 
 from datetime import datetime
-from enum import StrEnum
+from typing import Literal
 
 from sqlalchemy import BigInteger, CheckConstraint, Identity, Index, Text, func, text
 from sqlmodel import Field, SQLModel
 
-
-class Priority(StrEnum):
-    """How urgent a task is."""
-
-    low = "low"
-    medium = "medium"
-    high = "high"
+Priority = Literal["low", "medium", "high"]
 
 
 class User(SQLModel, table=True):

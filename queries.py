@@ -26,8 +26,8 @@ TASK_ID = bindparam("task_id", type_=BigInteger, required=True)
 
 _MINE = col(Task.user_id) == OWNER
 _THIS_ONE = _MINE & (col(Task.id) == TASK_ID)
-_TASK = [getattr(Task, name) for name in TaskRead.model_fields]
-_USER = [getattr(User, name) for name in UserRead.model_fields]
+_TASK = [getattr(Task, name) for name in TaskRead.__annotations__]
+_USER = [getattr(User, name) for name in UserRead.__annotations__]
 _NOW = {"updated_at": func.now()}
 
 

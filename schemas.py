@@ -1,4 +1,8 @@
-"""What clients send and receive. The rules of a field stand here once, for every route."""
+"""What clients send and receive. The rules of a field stand here once, for every route.
+
+What comes from the database is a `TypedDict`, that is, the row itself: the tables have checked it
+already, and it is not copied into a model on its way out.
+"""
 
 import re
 from datetime import UTC, datetime
@@ -17,6 +21,7 @@ from pydantic import (
     StringConstraints,
     model_validator,
 )
+from typing_extensions import TypedDict
 
 from models import Priority
 
@@ -61,27 +66,39 @@ Timestamp = Annotated[AwareDatetime, BeforeValidator(_rfc3339), AfterValidator(_
 Digits = Annotated[int, BeforeValidator(_plain_digits)]
 
 
-class TaskRead(BaseModel):
+class TaskRead(TypedDict):
     """A task, in every answer."""
 
-    id: int = Field(examples=[1])
-    user_id: str = Field(examples=["u1"])
-    title: str = Field(examples=["Buy milk"])
-    description: str | None = Field(examples=[None])
-    completed: bool = Field(examples=[False])
-    priority: Priority = Field(examples=["medium"])
-    due_date: datetime | None = Field(examples=[None])
-    created_at: datetime = Field(examples=["2026-11-20T10:00:00Z"])
-    updated_at: datetime = Field(examples=["2026-11-20T10:00:00Z"])
+    id: Annotated[int, Field(examples=[1])]
+    user_id: Annotated[str, Field(examples=["u1"])]
+    title: Annotated[str, Field(examples=["Buy milk"])]
+    description: Annotated[str | None, Field(examples=[None])]
+    completed: Annotated[bool, Field(examples=[False])]
+    priority: Annotated[Priority, Field(examples=["medium"])]
+    due_date: Annotated[datetime | None, Field(examples=[None])]
+    created_at: Annotated[datetime, Field(examples=["2026-11-20T10:00:00Z"])]
+    updated_at: Annotated[datetime, Field(examples=["2026-11-20T10:00:00Z"])]
 
 
-class UserRead(BaseModel):
+class UserRead(TypedDict):
     """A user. Email and name are null for one that only an external token knows."""
 
-    id: str = Field(examples=["u1"])
-    email: str | None = Field(examples=[None])
-    name: str | None = Field(examples=[None])
-    created_at: datetime = Field(examples=["2026-11-20T10:00:00Z"])
+    id: Annotated[str, Field(examples=["u1"])]
+    email: Annotated[str | None, Field(examples=[None])]
+    name: Annotated[str | None, Field(examples=[None])]
+    created_at: Annotated[datetime, Field(examples=["2026-11-20T10:00:00Z"])]
+
+
+class Updated(TypedDict):
+    """How many tasks were changed."""
+
+    updated: Annotated[int, Field(examples=[3])]
+
+
+class Deleted(TypedDict):
+    """How many tasks were deleted."""
+
+    deleted: Annotated[int, Field(examples=[2])]
 
 
 class _Body(BaseModel):
@@ -119,7 +136,7 @@ class TaskCreate(_Body):
     title: Title = Field(examples=["Buy milk"])
     description: Description | None = Field(None, examples=["Two litres."])
     completed: StrictBool = False
-    priority: Priority = Priority.medium
+    priority: Priority = "medium"
     due_date: Timestamp | None = Field(None, examples=["2026-12-01T17:00:00Z"])
 
 
@@ -152,18 +169,6 @@ class BulkFilter(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     status: Status = Field(description="Which of your tasks are meant.")
-
-
-class Updated(BaseModel):
-    """How many tasks were changed."""
-
-    updated: int = Field(examples=[3])
-
-
-class Deleted(BaseModel):
-    """How many tasks were deleted."""
-
-    deleted: int = Field(examples=[2])
 
 
 class Health(BaseModel):

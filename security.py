@@ -69,7 +69,7 @@ class Verifier:
                 # Expiry is looked at in each call, because what is verified here is kept.
                 options={"verify_exp": False, "verify_aud": self._audience is not None},
             )
-        except (jwt.InvalidTokenError, UnicodeEncodeError) as error:
+        except jwt.InvalidTokenError as error:
             raise InvalidToken(type(error).__name__) from error
         return Claims(self._user(payload), _expiry(payload))
 

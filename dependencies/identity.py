@@ -27,8 +27,9 @@ class VerifyJWT(SecurityBase):
 
         Raises `Problem` 401 without a usable token, 403 where the path names another user.
         """
+        verifier: Verifier = request.app.state.verifier
         try:
-            user_id = self._verifier(request).user_id(_bearer_token(request))
+            user_id = verifier.user_id(_bearer_token(request))
         except ExpiredToken as error:
             raise _refused(request, "token_expired", "expired") from error
         except InvalidToken as error:
@@ -38,21 +39,18 @@ class VerifyJWT(SecurityBase):
             raise _refused(request, "wrong_user", "the path names another user")
         return user_id
 
-    @staticmethod
-    def _verifier(request: Request) -> Verifier:
-        verifier: Verifier = request.app.state.verifier
-        return verifier
-
 
 def _bearer_token(request: Request) -> str:
     """Read the header strictly: of two the wrong one might be taken."""
-    headers = request.headers.getlist("authorization")
+    headers: list[bytes] = [
+        value for name, value in request.scope["headers"] if name == b"authorization"
+    ]
     if not headers:
         raise _refused(request, "not_authenticated", "no token")
-    scheme, _, token = headers[0].partition(" ")
-    if len(headers) > 1 or scheme.lower() != "bearer" or not token:
+    scheme, _, token = headers[0].partition(b" ")
+    if len(headers) > 1 or scheme.lower() != b"bearer" or not token:
         raise InvalidToken("not one header with one bearer token")
-    return token
+    return token.decode("latin-1")
 
 
 def _refused(request: Request, code: str, reason: str) -> Problem:

@@ -32,21 +32,21 @@ class Route(APIRoute):
         if scope["method"] not in (self.methods or ()):
             await super().handle(scope, receive, send)
             return
-        request = Request(scope, receive)
-        media_type = "application/json" if self.response_field else None
-        response = Response(status_code=self.status_code or 200, media_type=media_type)
+        request, extra = Request(scope, receive), Response()
+        extra.raw_headers.clear()  # it knows a length already, though it has no body yet
         errors: list[Any] = []
-        values = await _arguments(self.dependant, request, response, errors)
+        values = await _arguments(self.dependant, request, extra, errors)
         if self.body_field:
             await self._add_body(request, values, errors)
         if errors:
             raise RequestValidationError(errors)
         result = await self.endpoint(**values)
-        if self.response_field:
-            # What mypy has checked is not validated again.
-            response.body = self.response_field.serialize_json(result)
-            response.headers["Content-Length"] = str(len(response.body))
-        await response(scope, receive, send)
+        # What mypy and the database have checked is not validated again.
+        body = self.response_field.serialize_json(result) if self.response_field else None
+        media_type = "application/json" if body else None
+        answer = Response(body, self.status_code or 200, media_type=media_type)
+        answer.raw_headers += extra.raw_headers
+        await answer(scope, receive, send)
 
     async def _add_body(self, request: Request, values: dict[str, Any], errors: list[Any]) -> None:
         (field,) = self.dependant.body_params

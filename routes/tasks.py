@@ -66,7 +66,7 @@ async def complete_task(
 async def create_task(task: TaskCreate, user_id: UserId, response: Response) -> TaskRead:
     """Create a task. `Location` names it."""
     created = await queries.CREATE_TASK.one(owner=user_id, **task.model_dump())
-    response.headers["Location"] = f"/api/tasks/{created.id}"
+    response.headers["Location"] = f"/api/tasks/{created['id']}"
     return created
 
 
