@@ -17,6 +17,13 @@ from errors import Problem
 MAX_BODY_BYTES = 64 * 1024
 BODY_SECONDS = 15.0
 
+_PARAMETERS = (
+    ("query_params", "query_params"),
+    ("header_params", "headers"),
+    ("cookie_params", "cookies"),
+)
+"""Where FastAPI lists what is declared, and where Starlette has what came."""
+
 
 class Route(APIRoute):
     """FastAPI's route, declared and documented as ever, but run by this class.
@@ -69,10 +76,11 @@ async def _arguments(
         raw = request.path_params[field.alias]
         values[field.name], wrong = field.validate(raw, loc=("path", field.alias))
         errors += wrong
-    if dependant.query_params:
-        found, wrong = request_params_to_args(dependant.query_params, request.query_params)
-        values |= found
-        errors += wrong
+    for declared, received in _PARAMETERS:
+        if fields := getattr(dependant, declared):
+            found, wrong = request_params_to_args(fields, getattr(request, received))
+            values |= found
+            errors += wrong
     if dependant.request_param_name:
         values[dependant.request_param_name] = request
     if dependant.response_param_name:
