@@ -9,6 +9,7 @@ from fastapi.dependencies.utils import request_params_to_args
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
@@ -37,8 +38,7 @@ class Route(APIRoute):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request whose path is this route's."""
         if scope["method"] not in (self.methods or ()):
-            await super().handle(scope, receive, send)
-            return
+            raise HTTPException(405)
         request, extra = Request(scope, receive), Response()
         extra.raw_headers.clear()  # it knows a length already, though it has no body yet
         errors: list[Any] = []
