@@ -73,8 +73,8 @@ def postgres(folder: Path) -> Iterator[Embedded]:
         try:
             server = _settle(folder.resolve())
             users = leaving.enter_context(_open(server.home / "users.lock"))
-            leaving.callback(server.leave, users)
             embedded = server.join(users)
+            leaving.callback(server.leave, users)
         except OSError as error:
             raise _cannot(error) from error
         yield embedded
@@ -96,6 +96,7 @@ class _Server:
             secret = _secret(self.home / "secret")
             if not self.answers(lock):
                 self.start(lock)
+        logger.info("DATABASE_URL is not set: a private PostgreSQL keeps its data in %s", self.home)
         return Embedded(f"postgresql://todo@/postgres?host={self.socket}&port=5432", secret)
 
     def leave(self, users: IO[bytes]) -> None:
@@ -178,10 +179,13 @@ class _Server:
 
     @cached_property
     def programs(self) -> Path:
+        made_by = self.data / "PG_VERSION"
+        version = made_by.read_text().strip() if made_by.exists() else ""
         for folder in self.candidates():
-            if self.sh('"$0" --version', folder / "postgres"):
+            if self.sh(f'"$0" --version | grep -q ") {version}"', folder / "postgres"):
                 return folder
-        raise _cannot("its programs are missing, `uv sync` or your system's packages bring them")
+        programs = f"PostgreSQL {version}".strip()
+        raise _cannot(f"{programs} is missing, `uv sync` or your system's packages bring it")
 
     def candidates(self) -> Iterator[Path]:
         spec = importlib.util.find_spec(WHEEL)

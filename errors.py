@@ -1,12 +1,11 @@
 """Every error becomes one shape, application/problem+json (RFC 9457), and is listed here once."""
 
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 
 from asyncpg import PostgresError
-from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
@@ -25,6 +24,7 @@ CODES: dict[str, tuple[int, str]] = {
     "not_found": (404, "There is nothing at this path. See /docs for what there is."),
     "task_not_found": (404, "No such task."),
     "method_not_allowed": (405, "This path does not take this method; see the Allow header."),
+    "upgrade_refused": (400, "Send this again as plain HTTP/1.1, without Upgrade and Connection."),
     "request_timeout": (408, "The body did not arrive in time. Send it again."),
     "body_too_large": (413, "The body is larger than 64 KiB."),
     "unsupported_media_type": (415, "Send the body as JSON, with Content-Type: application/json."),
@@ -37,11 +37,9 @@ CODES: dict[str, tuple[int, str]] = {
 }
 """Code -> status and sentence. Codes are stable: clients compare them."""
 
-_GENERIC = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
-"""What the framework raises by number."""
-
 _PLAIN_WORDS = {
     "missing": "is required",
+    "repeated": "is given more than once",
     "extra_forbidden": "is not known here; /docs lists what is",
     "string_type": "must be text",
     "string_too_short": "needs {min_length} or more characters",
@@ -52,8 +50,8 @@ _PLAIN_WORDS = {
 """What pydantic says in words for those who write models."""
 
 RETRY_AFTER_SECONDS = 1
-
-Handler = Callable[[Request, Any], Coroutine[Any, Any, Response]]
+MAX_LISTED = 20
+"""Of everything that is wrong with a request, so much is told at once."""
 
 
 class CannotStart(Exception):
@@ -131,32 +129,56 @@ def _title(status: int) -> str:
     return renamed.get(status) or HTTPStatus(status).phrase
 
 
-async def _refused(request: Request, problem: Problem) -> Response:
-    return respond(request.scope, problem)
+class Errors:
+    """Plain ASGI: answer for whatever is raised inside with the problem that it is.
+
+    It stands inside the CORS middleware, where the framework's own handler of `Exception` does not,
+    because otherwise a browser could not read the answer.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and answer for it where that fails."""
+        try:
+            await self.app(scope, receive, send)
+        except Exception as error:
+            if scope["type"] != "http" or "status" in scope:  # it is too late for another answer
+                raise
+            await respond(scope, _problem(scope, error))(scope, receive, send)
 
 
-async def _refused_by_framework(request: Request, error: HTTPException) -> Response:
-    code = _GENERIC.get(error.status_code, "internal_error")
-    headers = {"Allow": _allowed(request)} if code == "method_not_allowed" else None
-    return respond(request.scope, Problem(code, headers=headers))
+def _problem(scope: Scope, error: Exception) -> Problem:
+    match error:
+        case Problem():
+            return error
+        case RequestValidationError():
+            return _invalid(error)
+        case HTTPException(status_code=405):
+            return Problem("method_not_allowed", headers={"Allow": _allowed(scope)})
+        case HTTPException(status_code=404):
+            return Problem("not_found")
+        case _:
+            logger.error("unexpected error in request %s", scope["request_id"], exc_info=error)
+            return Problem("internal_error")
 
 
-def _allowed(request: Request) -> str:
+def _allowed(scope: Scope) -> str:
     """Every method of a path: the router's own answer names those of the first match only."""
     methods: set[str] = set()
-    for route in request.app.routes:
-        if route.matches(request.scope)[0] is not Match.NONE:
+    for route in scope["app"].routes:
+        if route.matches(scope)[0] is not Match.NONE:
             methods |= getattr(route, "methods", set())
     # Only static files are mounted, and a mount hides the path that it matched.
     return ", ".join(sorted(methods or {"GET", "HEAD"}))
 
 
-async def _invalid(request: Request, error: RequestValidationError) -> Response:
-    errors = [_invalid_member(item) for item in error.errors()]
+def _invalid(error: RequestValidationError) -> Problem:
+    errors = [_invalid_member(item) for item in error.errors()[:MAX_LISTED]]
     first, *_ = errors
     place = first.get("pointer", "").lstrip("#/") or first.get("parameter", "body")
-    detail = f"{place}: {first['detail']}"
-    return respond(request.scope, Problem("validation_error", detail, errors=errors))
+    return Problem("validation_error", f"{place}: {first['detail']}", errors=errors)
 
 
 def _invalid_member(item: Mapping[str, Any]) -> dict[str, str]:
@@ -173,34 +195,6 @@ def _invalid_member(item: Mapping[str, Any]) -> dict[str, str]:
 def json_pointer(path: Iterable[str | int]) -> str:
     """Write a path into a document as a URI fragment (RFC 6901, section 6)."""
     return "#" + "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)
-
-
-HANDLERS: dict[int | type[Exception], Handler] = {
-    Problem: _refused,
-    HTTPException: _refused_by_framework,
-    RequestValidationError: _invalid,
-}
-
-
-class Unexpected:
-    """Plain ASGI: answer what nobody foresaw with 500, and log it once.
-
-    It stands inside the CORS middleware, as a handler for `Exception` would not, because otherwise
-    a browser could not read the answer.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and answer for it where that fails."""
-        try:
-            await self.app(scope, receive, send)
-        except Exception:
-            if scope["type"] != "http":
-                raise
-            logger.exception("unexpected error in request %s", scope["request_id"])
-            await respond(scope, Problem("internal_error"))(scope, receive, send)
 
 
 def answers(*codes: str) -> dict[int | str, dict[str, Any]]:

@@ -8,7 +8,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic_core import to_json
+import orjson
 
 from settings import Settings
 
@@ -29,7 +29,7 @@ class JSONFormatter(logging.Formatter):
             line["message"] = record.getMessage()
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return to_json(line).decode()
+        return orjson.dumps(line, default=str, option=orjson.OPT_UTC_Z).decode()
 
 
 class TextFormatter(logging.Formatter):

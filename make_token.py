@@ -1,8 +1,10 @@
 """Make a token for trying things out: `uv run make_token.py USER_ID`."""
 
 import argparse
+import sys
 
 import db
+import errors
 import security
 import settings
 
@@ -14,8 +16,13 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("user_id", help="any text of 1 to 255 characters, such as ada")
     user_id = arguments.parse_args().user_id
-    with db.locate(settings.load()) as database:
-        print(security.sign(database.secret, user_id, 24 * HOUR))
+    if not 0 < len(user_id) <= security.MAX_USER_ID_LENGTH:
+        arguments.error("a user id has 1 to 255 characters")
+    try:
+        with db.locate(settings.load()) as database:
+            print(security.sign(database.secret, user_id, 24 * HOUR))
+    except errors.CannotStart as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -60,23 +60,25 @@ class Envelope:
         request_id = scope["request_id"] = _request_id(scope)
         _canonical_path(scope)
         is_api = scope["path"].startswith("/api/")
+        if not is_api:
+            # Starlette answers a bad range of a file in plain text, and no file here needs ranges.
+            scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"range"]
         headers = [
             (b"x-request-id", request_id.encode()),
             *(_API_HEADERS if is_api else _PAGE_HEADERS),
         ]
-        status = 500
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                scope["status"] = message["status"]
                 message["headers"] = [*message["headers"], *headers]
             await send(message)
 
         try:
-            await self.app(scope, receive, send_with_headers)
+            app = _refuse_upgrade if _loses_its_body(scope) else self.app
+            await app(scope, receive, send_with_headers)
         finally:
-            _log(scope, status, time.perf_counter() - started)
+            _log(scope, time.perf_counter() - started)
 
 
 def _request_id(scope: Scope) -> str:
@@ -86,6 +88,20 @@ def _request_id(scope: Scope) -> str:
             sane: str = value.decode()
             return sane
     return f"{random.getrandbits(128):032x}"
+
+
+def _loses_its_body(scope: Scope) -> bool:
+    """Say whether uvicorn's parser took the body for another protocol, as `curl --http2` offers."""
+    headers = dict(scope["headers"])
+    return b"upgrade" in headers and (
+        headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
+    )
+
+
+async def _refuse_upgrade(scope: Scope, receive: Receive, send: Send) -> None:
+    # The connection is closed, or the body would be read as the next request.
+    problem = errors.Problem("upgrade_refused", headers={"Connection": "close"})
+    await errors.respond(scope, problem)(scope, receive, send)
 
 
 def _canonical_path(scope: Scope) -> None:
@@ -101,16 +117,16 @@ def _canonical_path(scope: Scope) -> None:
     scope["path"] = path
 
 
-def _log(scope: Scope, status: int, seconds: float) -> None:
+def _log(scope: Scope, seconds: float) -> None:
     # The route's template and not the path, in which anything may stand.
     route = scope.get("route")
     logger.info(
-        "%(method)s %(route)s %(status)d in %(ms).1f ms",
+        "%(method)s %(route)s %(status)s in %(ms).1f ms, user %(user_id)s, request %(request_id)s",
         {
             "event": "request",
             "method": scope["method"],
             "route": getattr(route, "path", None),
-            "status": status,
+            "status": scope.get("status"),
             "ms": round(seconds * 1000, 1),
             "user_id": scope.get("user_id"),
             "request_id": scope["request_id"],

@@ -4,6 +4,7 @@ What comes from the database is a `TypedDict`, that is, the row itself: the tabl
 already, and it is not copied into a model on its way out.
 """
 
+import contextlib
 import re
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -26,6 +27,7 @@ from typing_extensions import TypedDict
 from models import Priority
 
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 _READ_ONLY = frozenset({"id", "user_id", "created_at", "updated_at", "rev"})
 
 
@@ -43,10 +45,12 @@ def _rfc3339(value: object) -> object:
 
 
 def _utc(moment: datetime) -> datetime:
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError as error:
-        raise ValueError("is out of range in UTC") from error
+    with contextlib.suppress(OverflowError):
+        moment = moment.astimezone(UTC)
+        # asyncpg takes the first and the last moment for minus and plus infinity.
+        if _FIRST < moment < _LAST:
+            return moment
+    raise ValueError("is out of range in UTC")
 
 
 def _plain_digits(value: object) -> object:
@@ -171,10 +175,10 @@ class BulkFilter(BaseModel):
     status: Status = Field(description="Which of your tasks are meant.")
 
 
-class Health(BaseModel):
+class Health(TypedDict):
     """The state of the service."""
 
-    status: str = Field(examples=["ok"])
+    status: Annotated[str, Field(examples=["ok"])]
 
 
 class InvalidMember(BaseModel):

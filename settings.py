@@ -1,11 +1,19 @@
 """Everything the environment decides: one frozen object, checked at start."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PROJECT = Path(__file__).parent
@@ -24,15 +32,15 @@ def _postgres_url(url: str) -> str:
     asyncpg sends every parameter it does not know to the server, which then refuses the connection;
     those of other drivers (`channel_binding`, `pgbouncer`, `schema`, ...) are dropped.
     """
-    parts = urlsplit(url)
-    if parts.scheme.partition("+")[0] not in {"postgres", "postgresql"}:
+    if not re.match(r"postgres(ql)?(\+\w+)?://", url):
         raise ValueError("must look like postgresql://user:password@host:5432/database")
-    query = dict(parse_qsl(parts.query))
     try:
+        parts = urlsplit(url)
+        query = dict(parse_qsl(parts.query))
         addressed = (parts.hostname or query.get("host")) and parts.port != 0
     except ValueError:
         addressed = False
-    if not addressed:
+    if not addressed or "@" in parts.netloc.rpartition("@")[0]:
         raise ValueError(
             "has no readable host and port; percent-encode special characters in the password"
         )
@@ -43,17 +51,18 @@ def _postgres_url(url: str) -> str:
 
 
 def _guess_pooler(url: str) -> bool:
-    """Neon names its pooler in the host, Supabase by the port, Prisma's URLs by a parameter."""
-    parts = urlsplit(url)
-    return (
-        "-pooler" in (parts.hostname or "")
-        or ":6543" in parts.netloc
-        or dict(parse_qsl(parts.query)).get("pgbouncer") == "true"
-    )
+    """Neon names its pooler in the host, PgBouncer and Supabase by port, Prisma in the query."""
+    return bool(re.search(r"-pooler[.:/]|:6432\b|:6543\b|[?&]pgbouncer=true", url))
 
 
 def _split(value: object) -> object:
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
 
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
@@ -75,10 +84,12 @@ class Settings(BaseSettings):
     better_auth_secret: str | None = Field(default=None, repr=False)
     jwt_issuer: str | None = None
     jwt_audience: str | None = None
-    jwt_user_claims: CommaSeparated = ("user_id", "sub")
+    jwt_user_claims: CommaSeparated = Field(default=("user_id", "sub"), min_length=1)
     cors_origins: CommaSeparated = ("http://localhost:3000", "http://localhost:5173")
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["json", "text"] = Field(
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = (
+        "info"
+    )
+    log_format: Annotated[Literal["json", "text"], BeforeValidator(_lower)] = Field(
         default_factory=lambda: "text" if sys.stdout.isatty() else "json"
     )
 
@@ -98,24 +109,16 @@ class Settings(BaseSettings):
             raise ValueError("needs at least 32 bytes; make one with: openssl rand -base64 32")
         return secret
 
-    @field_validator("jwt_user_claims")
-    @classmethod
-    def _named(cls, claims: tuple[str, ...]) -> tuple[str, ...]:
-        if not all(claims):
-            raise ValueError("needs claim names, separated by commas")
-        return claims
-
     @field_validator("cors_origins")
     @classmethod
     def _exact_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
         for origin in origins:
-            parts = urlsplit(origin)
-            if "*" in origin or origin != f"{parts.scheme}://{parts.netloc}" or not parts.netloc:
+            if not re.fullmatch(r"https?://[^/*\s]+/?", origin):
                 raise ValueError(
-                    "lists exact origins like https://app.example.com, without a path; "
+                    f"lists exact origins like https://app.example.com, and {origin!r} is none; "
                     "* is refused because credentials are allowed"
                 )
-        return origins
+        return tuple(origin.rstrip("/") for origin in origins)
 
     @model_validator(mode="after")
     def _secret_of_its_own(self) -> Self:

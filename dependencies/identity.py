@@ -14,6 +14,8 @@ from security import ExpiredToken, InvalidToken, Verifier
 
 logger = logging.getLogger("todo.security")
 
+MAX_TOKEN_BYTES = 8192  # a larger one would be parsed before its signature is looked at
+
 
 class VerifyJWT(SecurityBase):
     """Take the user's id from `Authorization: Bearer <JWT>` (RFC 6750), or refuse the request."""
@@ -48,7 +50,7 @@ def _bearer_token(request: Request) -> str:
     if not headers:
         raise _refused(request, "not_authenticated", "no token")
     scheme, _, token = headers[0].partition(b" ")
-    if len(headers) > 1 or scheme.lower() != b"bearer" or not token:
+    if len(headers) > 1 or scheme.lower() != b"bearer" or not 0 < len(token) <= MAX_TOKEN_BYTES:
         raise InvalidToken("not one header with one bearer token")
     return token.decode("latin-1")
 
@@ -56,7 +58,7 @@ def _bearer_token(request: Request) -> str:
 def _refused(request: Request, code: str, reason: str) -> Problem:
     """Log a security event, without the token."""
     logger.warning(
-        "refused: %(reason)s",
+        "refused: %(reason)s, request %(request_id)s",
         {
             "event": code,
             "reason": reason,

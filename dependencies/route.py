@@ -1,11 +1,14 @@
 """How a route is run: first the token, then the body, then the rules, then the function."""
 
 import asyncio
+from collections import Counter
 from typing import Any
+from urllib.parse import parse_qsl
 
+import orjson
 from fastapi import Request, Response
+from fastapi._compat import ModelField
 from fastapi.dependencies.models import Dependant
-from fastapi.dependencies.utils import request_params_to_args
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
@@ -18,13 +21,6 @@ from errors import Problem
 MAX_BODY_BYTES = 64 * 1024
 BODY_SECONDS = 15.0
 
-_PARAMETERS = (
-    ("query_params", "query_params"),
-    ("header_params", "headers"),
-    ("cookie_params", "cookies"),
-)
-"""Where FastAPI lists what is declared, and where Starlette has what came."""
-
 
 class Route(APIRoute):
     """FastAPI's route, declared and documented as ever, but run by this class.
@@ -32,15 +28,14 @@ class Route(APIRoute):
     It runs in the order that clients rely on: dependencies come first, so that a stranger's body is
     not even read, and 401 goes before 413, 415 and 422. And it runs nothing but what our routes
     use: FastAPI's way, with its generators, streams, forms and telemetry, takes twice the time of
-    all the rest of a request. A route that needs these is declared with `APIRoute`.
+    all the rest of a request. A function that returns a whole response is taken at its word.
     """
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request whose path is this route's."""
         if scope["method"] not in (self.methods or ()):
             raise HTTPException(405)
-        request, extra = Request(scope, receive), Response()
-        extra.raw_headers.clear()  # it knows a length already, though it has no body yet
+        request, extra = Request(scope, receive), _Headers()
         errors: list[Any] = []
         values = await _arguments(self.dependant, request, extra, errors)
         if self.body_field:
@@ -48,12 +43,17 @@ class Route(APIRoute):
         if errors:
             raise RequestValidationError(errors)
         result = await self.endpoint(**values)
-        # What mypy and the database have checked is not validated again.
-        body = self.response_field.serialize_json(result) if self.response_field else None
-        media_type = "application/json" if body else None
-        answer = Response(body, self.status_code or 200, media_type=media_type)
-        answer.raw_headers += extra.raw_headers
-        await answer(scope, receive, send)
+        if isinstance(result, Response):
+            return await result(scope, receive, send)
+        headers, body = extra.raw_headers, b""
+        if self.response_field:
+            # What mypy and the database have checked is not validated again.
+            body = orjson.dumps(result, option=orjson.OPT_UTC_Z)
+            headers.append((b"content-type", b"application/json"))
+            headers.append((b"content-length", b"%d" % len(body)))
+        status = self.status_code or 200
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        return await send({"type": "http.response.body", "body": body})
 
     async def _add_body(self, request: Request, values: dict[str, Any], errors: list[Any]) -> None:
         (field,) = self.dependant.body_params
@@ -62,6 +62,13 @@ class Route(APIRoute):
             errors += wrong
         elif field.field_info.is_required():
             errors.append({"type": "missing", "loc": ("body",)})
+
+
+class _Headers(Response):
+    """The headers that a function adds to its answer; a whole response is not made for them."""
+
+    def __init__(self) -> None:
+        self.raw_headers = []
 
 
 async def _arguments(
@@ -76,11 +83,9 @@ async def _arguments(
         raw = request.path_params[field.alias]
         values[field.name], wrong = field.validate(raw, loc=("path", field.alias))
         errors += wrong
-    for declared, received in _PARAMETERS:
-        if fields := getattr(dependant, declared):
-            found, wrong = request_params_to_args(fields, getattr(request, received))
-            values |= found
-            errors += wrong
+    for field in dependant.query_params:
+        values[field.name], wrong = _query(request, field)
+        errors += wrong
     if dependant.request_param_name:
         values[dependant.request_param_name] = request
     if dependant.response_param_name:
@@ -88,9 +93,23 @@ async def _arguments(
     return values
 
 
+def _query(request: Request, field: ModelField) -> tuple[Any, list[Any]]:
+    """Read the query into its model. Of a name given twice, neither value would be right."""
+    given = parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    values = dict(given)
+    if len(values) < len(given):
+        counts = Counter(name for name, _ in given)
+        repeated = (name for name in counts if counts[name] > 1)
+        return None, [{"type": "repeated", "loc": ("query", name)} for name in repeated]
+    return field.validate(values, loc=("query",))
+
+
 async def _read(request: Request) -> bytes:
     """Read a body of at most 64 KiB of JSON. Raises `Problem` 408, 413 or 415."""
-    if int(request.headers.get("content-length", 0)) > MAX_BODY_BYTES:
+    length = int(request.headers.get("content-length", 0))
+    if not length and "transfer-encoding" not in request.headers:
+        return b""
+    if length > MAX_BODY_BYTES:
         raise Problem("body_too_large")
     body = b""
     try:

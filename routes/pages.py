@@ -4,11 +4,12 @@ from fastapi import APIRouter
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 
+from dependencies import Route
 from settings import PROJECT
 
 STATIC = PROJECT / "static"
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=Route)
 router.mount("/static", StaticFiles(directory=STATIC, packages=[("fastapi_offline", "static")]))
 
 

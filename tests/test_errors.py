@@ -1,6 +1,7 @@
 """Every error is a problem, whoever raises it, and the database's verdicts are translated."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 
 import asyncpg
@@ -171,6 +172,54 @@ async def test_a_body_of_64_kib_is_read(ada: Person) -> None:
     )
 
     assert response.status_code == 201
+
+
+async def test_a_long_list_of_mistakes_is_cut(ada: Person) -> None:
+    response = await ada.post("/api/tasks", json={f"unknown-{n}": n for n in range(1000)})
+
+    assert len(response.json()["errors"]) == 20
+
+
+@pytest.mark.parametrize("headers", [{"Content-Length": "2"}, {"Transfer-Encoding": "chunked"}])
+async def test_a_body_that_the_server_would_lose_is_refused(
+    ada: Person, headers: dict[str, str]
+) -> None:
+    offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", **headers}
+
+    response = await ada.post("/api/tasks", content=b"{}", headers=offer)
+
+    assert (response.status_code, response.json()["code"]) == (400, "upgrade_refused")
+    assert response.headers["Connection"] == "close"
+
+
+async def test_an_offer_to_upgrade_without_a_body_is_ignored(ada: Person) -> None:
+    offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c"}
+
+    assert (await ada.get("/api/tasks", headers=offer)).status_code == 200
+
+
+@pytest.mark.usefixtures("verdicts")
+async def test_the_reason_of_a_503_is_logged(ada: Person, log_lines: Callable[[], str]) -> None:
+    await ada.post("/api/tasks", json={"title": "53100 1"})
+
+    assert "database: DiskFullError, SQLSTATE 53100" in log_lines()
+    assert "canary" not in log_lines()
+
+
+async def test_names_of_prepared_statements_are_nobody_elses(ada: Person) -> None:
+    """Else, through a transaction pooler, one process would run another's statement."""
+    await list_ids(ada)
+
+    rows = await db._fetch("SELECT name FROM pg_prepared_statements", [], 1)  # noqa: SLF001
+
+    assert rows
+    assert all(re.fullmatch(r"todo_stmt_[0-9a-f]{32}", row["name"]) for row in rows)
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/static/demo.js"])
+@pytest.mark.parametrize("value", ["bytes=9-1", "items=0-1", "bytes=99999999-"])
+async def test_ranges_of_files_are_not_served(client: Person, path: str, value: str) -> None:
+    assert (await client.get(path, headers={"Range": value})).status_code == 200
 
 
 async def test_a_body_that_does_not_arrive(ada: Person, monkeypatch: pytest.MonkeyPatch) -> None:

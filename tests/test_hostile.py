@@ -76,6 +76,8 @@ MEMBERS: dict[str, dict[str, Any]] = {
     "due year 0": {"title": "x", "due_date": "0000-01-01T00:00:00Z"},
     "due before year 1": {"title": "x", "due_date": "0001-01-01T00:00:00+14:00"},
     "due after year 9999": {"title": "x", "due_date": "9999-12-31T23:59:59-14:00"},
+    "due minus infinity": {"title": "x", "due_date": "0001-01-01T00:00:00Z"},
+    "due plus infinity": {"title": "x", "due_date": "9999-12-31T23:59:59.999999Z"},
     "due year 10000": {"title": "x", "due_date": "10000-01-01T00:00:00Z"},
     "due offset 99": {"title": "x", "due_date": "2026-12-01T17:00:00+99:00"},
     "due other digits": {"title": "x", "due_date": "٢٠٢٦-12-01T17:00:00Z"},
@@ -132,6 +134,8 @@ QUERIES = [
     ),
     *("limit=" + "9" * 5000, "limit=٣", "limit=%20" + "5", "limit=1e2", "limit=NaN", "limit=%00"),
     *(
+        "status=pending&status=all",
+        "limit=1&limit=2",
         "offset=1",
         "unknown=1",
         "Status=all",

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -75,6 +76,7 @@ REFUSED: dict[str, str] = {
     "no base64": "!.!.!",
     "dots": "..",
     "long": "a" * 5000,
+    "too long to be looked at": token(sub="ada", filler="x" * 9000),
     "not ASCII": "é.é.é",
     "two tokens": f"{token(sub='ada')} {token(sub='bob')}",
     "nested JSON": ".".join([base64.urlsafe_b64encode(b"[" * 9000).decode()] * 3),
@@ -235,6 +237,27 @@ def test_the_claims_that_may_name_the_user_can_be_chosen() -> None:
     assert verifier.user_id(token(uid="ada", sub="bob")) == "ada"
     with pytest.raises(security.InvalidToken):
         verifier.user_id(token(sub="bob"))
+
+
+@pytest.mark.parametrize("user_id", ["", "x" * 256])
+def test_no_token_is_made_for_an_impossible_id(
+    monkeypatch: pytest.MonkeyPatch, user_id: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["make_token.py", user_id])
+
+    with pytest.raises(SystemExit):
+        make_token.main()
+
+
+def test_no_token_is_made_where_there_is_no_secret(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    (folder / ".data").write_text("in the way")
+    monkeypatch.setattr(db, "PROJECT", folder)
+    monkeypatch.setattr(sys, "argv", ["make_token.py", "ada"])
+
+    with pytest.raises(SystemExit, match="set DATABASE_URL"):
+        make_token.main()
 
 
 def test_a_token_made_by_hand_is_accepted(

@@ -168,7 +168,7 @@ def test_a_start_that_fails_says_why_in_one_line(project: Path, options: tuple[s
     failed = Service(project, *options, DATABASE_URL="postgresql://u@127.0.0.1:1/d")
 
     assert failed.process.wait(PATIENCE) == (STARTUP_FAILURE if not options else 0)
-    assert "cannot use the database: " in failed.printed()
+    assert "cannot use the database at " in failed.printed()
     assert "see DATABASE_URL" in failed.printed()
     assert "Traceback" not in failed.printed()
     failed.stop()
@@ -291,7 +291,7 @@ async def test_a_known_reason_is_told_without_a_traceback() -> None:
 
     (said,) = await _start(app)
 
-    assert said["message"].startswith("cannot use the database: ")
+    assert said["message"].startswith("cannot use the database at ")
     assert "\n" not in said["message"]
 
 

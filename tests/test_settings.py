@@ -39,8 +39,8 @@ def test_settings_come_from_the_environment_and_from_the_file(
     (tmp_path / ".env").write_text(
         f"DATABASE_URL={URL}\nBETTER_AUTH_SECRET={SECRET}\nLOG_LEVEL=debug\n"
     )
-    monkeypatch.setenv("LOG_LEVEL", "error")
-    monkeypatch.setenv("CORS_ORIGINS", "https://a.example, https://b.example")
+    monkeypatch.setenv("LOG_LEVEL", "ERROR")
+    monkeypatch.setenv("CORS_ORIGINS", "https://a.example, https://b.example/,")
 
     settings = load()
 
@@ -84,6 +84,7 @@ def test_urls_are_taken_as_they_are_handed_out(handed_out: str, used: str | None
         ("postgresql://u:p@ep-x-pooler.eu.aws.neon.tech/db", True),
         ("postgresql://u:p@aws-0-eu.pooler.supabase.com:6543/postgres", True),
         ("postgresql://u:p@h/d?pgbouncer=true", True),
+        ("postgresql://u:p@h:6432/d", True),
         ("postgresql://u:p@aws-0-eu.pooler.supabase.com:5432/postgres", False),
         ("postgresql://u:p@ep-x.eu.aws.neon.tech/db", False),
     ],
@@ -109,10 +110,12 @@ def test_a_transaction_pooler_is_guessed_and_can_be_said(url: str, pooler: bool)
         ({"DATABASE_POOL_SIZE": "ten"}, "DATABASE_POOL_SIZE: "),
         ({"DATABASE_POOLER": "maybe"}, "DATABASE_POOLER: "),
         ({"MIGRATE_ON_START": "2"}, "MIGRATE_ON_START: "),
-        ({"JWT_USER_CLAIMS": "sub,"}, "JWT_USER_CLAIMS: needs claim names"),
+        ({"DATABASE_URL": "postgresql://u:a@b@h/d"}, "DATABASE_URL: has no readable host and port"),
+        ({"DATABASE_URL": "postgresql://u:a[b@h/d"}, "DATABASE_URL: has no readable host and port"),
+        ({"JWT_USER_CLAIMS": ","}, "JWT_USER_CLAIMS: "),
         ({"CORS_ORIGINS": "*"}, "CORS_ORIGINS: lists exact origins"),
         ({"CORS_ORIGINS": "https://*.example"}, "CORS_ORIGINS: lists exact origins"),
-        ({"CORS_ORIGINS": "https://a.example/"}, "CORS_ORIGINS: lists exact origins"),
+        ({"CORS_ORIGINS": "https://a.example/b"}, "CORS_ORIGINS: lists exact origins"),
         ({"CORS_ORIGINS": "a.example"}, "CORS_ORIGINS: lists exact origins"),
         ({"LOG_LEVEL": "loud"}, "LOG_LEVEL: "),
         ({"LOG_FORMAT": "xml"}, "LOG_FORMAT: "),
