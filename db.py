@@ -106,13 +106,16 @@ async def _fetch(sql: str, values: list[Any], deadline: float) -> "list[asyncpg.
 async def ping(deadline: float) -> None:
     """Ask the database for a sign of life.
 
-    Raises `errors.Problem("unavailable")` where it gives none within the deadline, in seconds,
-    which is given to waiting for a connection and to making one, too.
+    Raises `errors.Problem("unavailable")` where it gives none within the deadline, in seconds. All
+    who ask watch one attempt, which goes on after that: a distant database is found in the end, and
+    many who ask are no load.
     """
-    try:
-        await _fetch("SELECT 1", [], deadline)
-    except _FAILURES as error:
-        raise errors.Problem("unavailable") from error
+    if _pool is None:
+        raise errors.Problem("unavailable")
+    attempt = _pool.ping()
+    done, _ = await asyncio.wait([attempt], timeout=deadline)
+    if not done or attempt.cancelled() or attempt.exception():
+        raise errors.Problem("unavailable")
 
 
 class Database(NamedTuple):
@@ -160,6 +163,7 @@ class _Pool:
         self._slots = asyncio.Semaphore(settings.database_pool_size)
         self._free: list[tuple[float, _Connection]] = []  # the one that was used last comes last
         self._closing: set[asyncio.Task[None]] = set()
+        self._ping: asyncio.Task[list[asyncpg.Record]] | None = None
 
     async def open(self) -> None:
         """Make a first connection, to see whether that is possible at all."""
@@ -176,9 +180,15 @@ class _Pool:
         else:
             await self._slots.acquire()
         try:
-            connection = self._take() or await self._connect(deadline)
+            try:
+                connection = self._take() or await self._connect(deadline)
+            except asyncpg.PostgresError as error:
+                raise ConnectionError(error.sqlstate) from error  # it lets nobody in, whatever why
             try:
                 records = await connection.fetch(sql, *values, timeout=deadline)
+            except asyncpg.InvalidSQLStatementNameError:
+                self._discard(connection)  # the server forgot what this connection has prepared
+                raise
             except asyncpg.PostgresError:
                 self._give(connection)  # what the server refuses does no harm to it
                 raise
@@ -189,6 +199,12 @@ class _Pool:
             return records
         finally:
             self._slots.release()
+
+    def ping(self) -> "asyncio.Task[list[asyncpg.Record]]":
+        """Begin a sign of life, or give the one that is under way."""
+        if self._ping is None or self._ping.done():
+            self._ping = asyncio.create_task(self.fetch("SELECT 1", [], DEADLINE_SECONDS))
+        return self._ping
 
     def _give(self, connection: "_Connection") -> None:
         self._free.append((time.monotonic(), connection))
@@ -219,6 +235,8 @@ class _Pool:
         for _, connection in self._free:
             self._discard(connection)
         self._free.clear()
+        if self._ping:
+            self._ping.cancel()
         await asyncio.gather(*self._closing)
 
 
@@ -254,8 +272,13 @@ async def connect(settings: Settings, url: str) -> AsyncIterator[None]:
 
 
 def _options(settings: Settings) -> dict[str, Any]:
-    """Tell asyncpg that a transaction pooler keeps no prepared statement between two of ours."""
-    return {"statement_cache_size": 0} if settings.database_pooler else {}
+    """Tell asyncpg how many statements it may keep prepared, and for how long, in seconds.
+
+    A transaction pooler keeps none from one of ours to the next. Elsewhere all of ours are kept for
+    good, because asyncpg waits without a deadline for the end of one that it gives up.
+    """
+    size = 0 if settings.database_pooler else 1000
+    return {"statement_cache_size": size, "max_cached_statement_lifetime": 0}
 
 
 def upgrade(connection: Connection) -> None:

@@ -1,5 +1,6 @@
 """Every error becomes one shape, application/problem+json (RFC 9457), and is listed here once."""
 
+import asyncio
 import logging
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
@@ -46,6 +47,9 @@ _PLAIN_WORDS = {
     "string_too_long": "takes at most {max_length} characters",
     "bool_type": "must be true or false",
     "enum": "must be {expected}",
+    "greater_than_equal": "must be {ge} or more",
+    "less_than_equal": "must be {le} or less",
+    "null": "must not be null; send no body at all, or an object",
 }
 """What pydantic says in words for those who write models."""
 
@@ -143,13 +147,13 @@ class Errors:
         """Pass a request on, and answer for it where that fails."""
         try:
             await self.app(scope, receive, send)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             if scope["type"] != "http" or "status" in scope:  # it is too late for another answer
                 raise
             await respond(scope, _problem(scope, error))(scope, receive, send)
 
 
-def _problem(scope: Scope, error: Exception) -> Problem:
+def _problem(scope: Scope, error: BaseException) -> Problem:
     match error:
         case Problem():
             return error
@@ -159,6 +163,8 @@ def _problem(scope: Scope, error: Exception) -> Problem:
             return Problem("method_not_allowed", headers={"Allow": _allowed(scope)})
         case HTTPException(status_code=404):
             return Problem("not_found")
+        case asyncio.CancelledError():  # the service stops and gives it no more time
+            return Problem("unavailable")
         case _:
             logger.error("unexpected error in request %s", scope["request_id"], exc_info=error)
             return Problem("internal_error")

@@ -93,7 +93,7 @@ def _request_id(scope: Scope) -> str:
 def _loses_its_body(scope: Scope) -> bool:
     """Say whether uvicorn's parser took the body for another protocol, as `curl --http2` offers."""
     headers = dict(scope["headers"])
-    return b"upgrade" in headers and (
+    return (b"upgrade" in headers or scope["method"] == "CONNECT") and (
         headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
     )
 

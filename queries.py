@@ -19,7 +19,7 @@ from sqlmodel import col
 
 from db import Statement
 from models import Task, User
-from schemas import Deleted, Status, TaskCreate, TaskRead, Updated, UserRead
+from schemas import BulkStatus, Deleted, Status, TaskCreate, TaskRead, Updated, UserRead
 
 OWNER = bindparam("owner", type_=Text, required=True)
 TASK_ID = bindparam("task_id", type_=BigInteger, required=True)
@@ -31,8 +31,8 @@ _USER = [getattr(User, name) for name in UserRead.__annotations__]
 _NOW = {"updated_at": func.now()}
 
 
-def _with_status(status: Status) -> list[ColumnElement[bool]]:
-    return [] if status is Status.all else [col(Task.completed) == (status is Status.completed)]
+def _with_status(status: Status | BulkStatus) -> list[ColumnElement[bool]]:
+    return [] if status == "all" else [col(Task.completed) == (status == "completed")]
 
 
 @cache
@@ -79,13 +79,19 @@ TOGGLE_TASK = Statement(
 DELETE_TASK = Statement(delete(Task).where(_THIS_ONE).returning(col(Task.id)), dict[str, int])
 
 
+def _locked(*which: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Lock many tasks in one order, so that two such statements wait and do not deadlock."""
+    ids = select(col(Task.id)).where(_MINE, *which).order_by(col(Task.id)).with_for_update()
+    return col(Task.id).in_(ids)
+
+
 @cache
-def complete_tasks(status: Status) -> Statement[Updated]:
+def complete_tasks(status: BulkStatus) -> Statement[Updated]:
     """`owner`, `completed`: set it on the owner's tasks that differ, and count these."""
     completed = bindparam("completed", type_=Boolean, required=True)
     changed = (
         update(Task)
-        .where(_MINE, *_with_status(status), col(Task.completed) != completed)
+        .where(_MINE, _locked(*_with_status(status), col(Task.completed) != completed))
         .values(completed=completed, **_NOW)
         .returning(col(Task.id))
         .cte("changed")
@@ -94,9 +100,14 @@ def complete_tasks(status: Status) -> Statement[Updated]:
 
 
 @cache
-def delete_tasks(status: Status) -> Statement[Deleted]:
+def delete_tasks(status: BulkStatus) -> Statement[Deleted]:
     """`owner`: delete the owner's tasks and count them."""
-    gone = delete(Task).where(_MINE, *_with_status(status)).returning(col(Task.id)).cte("gone")
+    gone = (
+        delete(Task)
+        .where(_MINE, _locked(*_with_status(status)))
+        .returning(col(Task.id))
+        .cte("gone")
+    )
     return Statement(select(func.count().label("deleted")).select_from(gone), Deleted)
 
 

@@ -158,6 +158,14 @@ class Status(StrEnum):
     completed = "completed"
 
 
+class BulkStatus(StrEnum):
+    """The same, in an order in which a form's first choice does least harm."""
+
+    completed = "completed"
+    pending = "pending"
+    all = "all"
+
+
 class TaskFilter(BaseModel):
     """The query of the list; a parameter that is not here is refused."""
 
@@ -172,7 +180,7 @@ class BulkFilter(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    status: Status = Field(description="Which of your tasks are meant.")
+    status: BulkStatus = Field(description="Which of your tasks are meant.")
 
 
 class Health(TypedDict):

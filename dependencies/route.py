@@ -58,7 +58,11 @@ class Route(APIRoute):
     async def _add_body(self, request: Request, values: dict[str, Any], errors: list[Any]) -> None:
         (field,) = self.dependant.body_params
         if body := await _read(request):
-            values[field.name], wrong = field.validate(_parse(body), loc=("body",))
+            document = _parse(body)
+            if document is None:
+                errors.append({"type": "null", "loc": ("body",)})
+                return
+            values[field.name], wrong = field.validate(document, loc=("body",))
             errors += wrong
         elif field.field_info.is_required():
             errors.append({"type": "missing", "loc": ("body",)})

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Callable
 
 import asyncpg
 import pytest
+from fastapi import FastAPI
+from starlette.types import Message
 
 import db
 import dependencies.route
@@ -228,3 +230,32 @@ async def test_a_body_that_does_not_arrive(ada: Person, monkeypatch: pytest.Monk
     response = await ada.post("/api/tasks", content=chunks(10, pause=0.02))
 
     assert response.json()["code"] == "request_timeout"
+
+
+async def test_a_request_that_is_cut_off_by_a_stop_is_told_so(
+    app: FastAPI, valid_token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[Message] = []
+
+    async def wait(*_: object) -> Message:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        said.append(message)
+
+    monkeypatch.setattr(db, "_fetch", wait)
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/api/tasks",
+        "query_string": b"",
+        "headers": [(b"authorization", f"Bearer {valid_token}".encode())],
+    }
+    request = asyncio.create_task(app(scope, wait, send))
+    await asyncio.sleep(0.05)
+    request.cancel()
+    await request
+
+    assert said[0]["status"] == 503
+    assert b"unavailable" in said[1]["body"]

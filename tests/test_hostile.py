@@ -195,6 +195,18 @@ async def test_ids(ada: Person, method: str, task_id: str) -> None:
     assert_helpful(response, 404, 422)
 
 
+async def test_null_is_not_the_same_as_no_body(ada: Person) -> None:
+    task = await create(ada)
+    headers = {"Content-Type": "application/json"}
+
+    response = await ada.patch(
+        f"/api/tasks/{task['id']}/complete", content=b"null", headers=headers
+    )
+
+    assert_helpful(response, 422)
+    assert (await ada.get("/api/tasks")).json() == [task]
+
+
 async def test_an_id_at_the_edge_is_just_missing(ada: Person) -> None:
     assert (await ada.get(f"/api/tasks/{2**63 - 1}")).json()["code"] == "task_not_found"
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import asyncpg
 import pytest
@@ -13,11 +14,11 @@ from tests.test_tasks import create
 SIZE = 10
 
 
-async def connections(database: db.Database) -> set[int]:
-    """Find the server's processes for the connections of the service."""
+async def connections(database: db.Database, said: str = "tasks") -> set[int]:
+    """Find the server's processes for the connections of the service, by what they did last."""
     connection = await asyncpg.connect(database.url)
     rows = await connection.fetch(
-        "SELECT pid FROM pg_stat_activity WHERE query ~ 'tasks' AND pid <> pg_backend_pid()"
+        "SELECT pid FROM pg_stat_activity WHERE query ~ $1 AND pid <> pg_backend_pid()", said
     )
     await connection.close()
     return {row["pid"] for row in rows}
@@ -80,3 +81,55 @@ async def test_a_connection_that_the_server_closed_is_replaced(
     await asyncio.sleep(0.2)
 
     assert (await ada.get(f"/api/tasks/{task['id']}")).json() == task
+
+
+async def test_a_connection_that_lost_its_statements_is_replaced(ada: Person) -> None:
+    """As behind a transaction pooler that nobody told us of."""
+    task = await create(ada)
+    await db._fetch("DEALLOCATE ALL", [], 1)  # noqa: SLF001
+
+    assert (await ada.get(f"/api/tasks/{task['id']}")).json() == task
+
+
+async def test_a_database_that_lets_nobody_in_is_unavailable(
+    ada: Person, database: db.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db, "MAX_IDLE_SECONDS", 0)  # every statement needs a new connection
+    other = await asyncpg.connect(database.url.replace("/postgres?", "/template1?"))
+    await other.execute("ALTER DATABASE postgres ALLOW_CONNECTIONS false")
+    try:
+        answers = [await ada.get(path) for path in ("/api/tasks", "/health/ready")]
+    finally:
+        await other.execute("ALTER DATABASE postgres ALLOW_CONNECTIONS true")
+        await other.close()
+
+    assert [answer.status_code for answer in answers] == [503, 503]
+
+
+async def test_many_who_ask_whether_it_is_ready_are_one_statement(
+    client: Person, ada: Person, database: db.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db, "MAX_IDLE_SECONDS", 0)  # every statement needs a new connection
+    await create(ada)
+    before = await connections(database, "SELECT 1")
+
+    answers = await asyncio.gather(*(client.get("/health/ready") for _ in range(50)))
+
+    assert {answer.status_code for answer in answers} == {200}
+    assert len(await connections(database, "SELECT 1") - before) == 1
+
+
+async def test_bulk_changes_of_one_user_do_not_deadlock(
+    ada: Person, log_lines: Callable[[], str]
+) -> None:
+    await asyncio.gather(*(create(ada) for _ in range(300)))
+
+    answers = await asyncio.gather(
+        *(
+            ada.patch("/api/tasks?status=all", json={"completed": number % 2 == 0})
+            for number in range(40)
+        )
+    )
+
+    assert {answer.status_code for answer in answers} == {200}
+    assert "40P01" not in log_lines()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ class Service:
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         self.log = Path(tempfile.mkdtemp(prefix="todo-log-"), "log")
+        weakref.finalize(self, shutil.rmtree, self.log.parent)
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "uvicorn", "main:app", "--port", str(port), *options],
