@@ -8,7 +8,7 @@ FROM python:3.13-slim
 RUN useradd --system --uid 10001 --no-create-home app
 WORKDIR /app
 COPY --from=build /app/.venv .venv
-COPY *.py pyproject.toml ./
+COPY *.py pyproject.toml common_passwords.txt ./
 COPY dependencies dependencies
 COPY migrations migrations
 COPY routes routes

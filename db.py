@@ -98,9 +98,13 @@ class Statement(Generic[Row]):
 
 
 async def _fetch(sql: str, values: list[Any], deadline: float) -> "list[asyncpg.Record]":
+    return await _open_pool().fetch(sql, values, deadline)
+
+
+def _open_pool() -> "_Pool":
     if _pool is None:
-        raise asyncpg.InterfaceError("the pool is not open")
-    return await _pool.fetch(sql, values, deadline)
+        raise errors.Problem("unavailable")
+    return _pool
 
 
 async def ping(deadline: float) -> None:
@@ -110,9 +114,7 @@ async def ping(deadline: float) -> None:
     who ask watch one attempt, which goes on after that: a distant database is found in the end, and
     many who ask are no load.
     """
-    if _pool is None:
-        raise errors.Problem("unavailable")
-    attempt = _pool.ping()
+    attempt = _open_pool().ping()
     done, _ = await asyncio.wait([attempt], timeout=deadline)
     if not done or attempt.cancelled() or attempt.exception():
         raise errors.Problem("unavailable")
@@ -160,7 +162,8 @@ class _Pool:
 
     def __init__(self, url: str, settings: Settings) -> None:
         self._url, self._options = url, _options(settings)
-        self._slots = asyncio.Semaphore(settings.database_pool_size)
+        self._size = settings.database_pool_size
+        self._slots = asyncio.Semaphore(self._size)
         self._free: list[tuple[float, _Connection]] = []  # the one that was used last comes last
         self._closing: set[asyncio.Task[None]] = set()
         self._ping: asyncio.Task[list[asyncpg.Record]] | None = None
@@ -231,12 +234,12 @@ class _Pool:
         closing.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
-        """Close every connection; nobody uses one any more."""
+        """Close every connection, when whoever uses one has done so."""
+        for _ in range(self._size):
+            await self._slots.acquire()
         for _, connection in self._free:
             self._discard(connection)
         self._free.clear()
-        if self._ping:
-            self._ping.cancel()
         await asyncio.gather(*self._closing)
 
 

@@ -20,16 +20,23 @@ CODES: dict[str, tuple[int, str]] = {
     "not_authenticated": (401, "Sign in first: send Authorization: Bearer <JWT>."),
     "invalid_token": (401, "This token is not valid here. Sign in again."),
     "token_expired": (401, "This token has expired. Sign in again."),
+    "token_revoked": (401, "This token was logged out. Sign in again."),
+    "invalid_credentials": (401, "Email or password is wrong."),
+    "refresh_token_missing": (401, "There is no refresh cookie. Sign in again."),
+    "refresh_token_invalid": (401, "This session has ended. Sign in again."),
+    "wrong_password": (403, "The current password is wrong."),
     "wrong_user": (403, "The user id in the path is not the one in your token."),
     "origin_not_allowed": (403, "This origin, method or header is not allowed; see CORS_ORIGINS."),
     "not_found": (404, "There is nothing at this path. See /docs for what there is."),
     "task_not_found": (404, "No such task."),
     "method_not_allowed": (405, "This path does not take this method; see the Allow header."),
+    "email_taken": (409, "This email has an account already. Sign in instead."),
     "upgrade_refused": (400, "Send this again as plain HTTP/1.1, without Upgrade and Connection."),
     "request_timeout": (408, "The body did not arrive in time. Send it again."),
     "body_too_large": (413, "The body is larger than 64 KiB."),
     "unsupported_media_type": (415, "Send the body as JSON, with Content-Type: application/json."),
     "validation_error": (422, "The request does not follow the rules."),
+    "rate_limited": (429, "Too many requests. Try again after Retry-After seconds."),
     "internal_error": (
         500,
         "Something went wrong on our side; the request id finds it in the log.",
@@ -37,6 +44,9 @@ CODES: dict[str, tuple[int, str]] = {
     "unavailable": (503, "The service cannot answer right now. Try again in a moment."),
 }
 """Code -> status and sentence. Codes are stable: clients compare them."""
+
+_TAKEN: dict[str | None, str] = {"users_email_key": "email_taken"}
+"""What the database finds to be there already."""
 
 _PLAIN_WORDS = {
     "missing": "is required",
@@ -101,6 +111,8 @@ def from_database(error: Exception) -> Exception:
             return Problem("unavailable")
         case "22", _:
             return Problem("validation_error")
+        case _, "23505" if code := _TAKEN.get(getattr(error, "constraint_name", None)):
+            return Problem(code)
         case _:
             return error
 

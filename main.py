@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.openapi.models import OAuth2, OAuthFlowPassword, OAuthFlows
 from fastapi.routing import APIRoute
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp
@@ -14,16 +15,19 @@ import db
 import errors
 import logs
 import settings
+from dependencies.rate_limits import RateLimits
 from middleware import CORS, Envelope
+from passwords import Passwords
+from revocations import Revocations
 from routes import auth, health, pages, tasks
 from schemas import Problem
-from security import Verifier
+from security import Issuer, Verifier
 
 DESCRIPTION = """
 Tasks for the user whom the token names, and nobody else's.
 
-**Sign in**: press *Authorize* and paste a token (a JWT, HS256, signed with `BETTER_AUTH_SECRET`;
-`uv run make_token.py ada` makes one for the user `ada`).
+**Sign in**: sign up below, then press *Authorize* and give email and password; or paste a token (a
+JWT, HS256, signed with `BETTER_AUTH_SECRET`; `uv run make_token.py ada` makes one for user `ada`).
 
 **Paths**: everything under `/api/tasks` is also served at `/api/{user_id}/tasks`, for frontends
 that name the user in the path; an id other than the token's is refused with 403. A slash at the
@@ -33,7 +37,13 @@ end makes no difference.
 a person, `code` is stable and for programs, `request_id` finds the request in the log.
 """
 
-EXPOSED_HEADERS = ["Location", "Retry-After", "WWW-Authenticate", "X-Request-ID"]
+EXPOSED_HEADERS = [
+    *("Location", "Retry-After", "RateLimit", "RateLimit-Policy"),
+    *("WWW-Authenticate", "X-Request-ID"),
+]
+
+
+TOKEN_FLOW = OAuthFlowPassword(tokenUrl="/api/v1/auth/token")
 
 
 class Service(FastAPI):
@@ -48,12 +58,22 @@ class Service(FastAPI):
 
     def openapi(self) -> dict[str, Any]:
         """Return the document, in which `list_tasks` is `listTasks` and every error has a shape."""
+        if self.openapi_schema:
+            return self.openapi_schema
         for route in self.routes:
             if isinstance(route, APIRoute):
                 first, *rest = route.name.split("_")
                 route.operation_id = first + "".join(word.title() for word in rest)
                 route.summary = route.description.partition(".")[0].replace("`", "")
         document = super().openapi()
+        schemes = document["components"]["securitySchemes"]
+        schemes["Password"] = OAuth2(flows=OAuthFlows(password=TOKEN_FLOW)).model_dump(
+            mode="json", by_alias=True, exclude_none=True
+        )
+        for path in document["paths"].values():
+            for operation in path.values():
+                if "security" in operation:
+                    operation["security"].append({"Password": []})
         template = "#/components/schemas/{model}"
         problem = Problem.model_json_schema(mode="serialization", ref_template=template)
         document["components"]["schemas"] |= {**problem.pop("$defs"), "Problem": problem}
@@ -66,6 +86,9 @@ def create_app(configured: settings.Settings) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with db.locate(configured) as database:
+            app.state.settings = configured
+            app.state.rate_limits = RateLimits(configured)
+            app.state.issuer = Issuer(database.secret, configured.access_token_seconds)
             app.state.verifier = Verifier(
                 database.secret,
                 issuer=configured.jwt_issuer,
@@ -73,8 +96,12 @@ def create_app(configured: settings.Settings) -> FastAPI:
                 user_claims=configured.jwt_user_claims,
             )
             async with db.connect(configured, database.url):
-                gc.freeze()  # what is there now stays: no need to look through it again and again
-                yield
+                app.state.passwords = Passwords()
+                app.state.revocations = Revocations(configured)
+                async with app.state.revocations.kept_up():
+                    gc.freeze()  # what is there now stays: no need to look through it again
+                    yield
+                app.state.passwords.close()
 
     logs.configure(configured)
     return Service(

@@ -3,20 +3,38 @@
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import BigInteger, CheckConstraint, Identity, Index, Text, func, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Identity,
+    Index,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
 from sqlmodel import Field, SQLModel
 
 Priority = Literal["low", "medium", "high"]
 
 
 class User(SQLModel, table=True):
-    """Somebody who owns tasks; the id is the one in the token."""
+    """Somebody who owns tasks; the id is the one in the token.
+
+    Email and password belong to those who signed up here: the email as it was given, and its key,
+    by which emails are compared.
+    """
 
     __tablename__ = "users"
-    __table_args__ = (CheckConstraint("char_length(id) BETWEEN 1 AND 255", name="users_id"),)
+    __table_args__ = (
+        CheckConstraint("char_length(id) BETWEEN 1 AND 255", name="users_id"),
+        UniqueConstraint("email_key", name="users_email_key"),
+    )
 
     id: str = Field(primary_key=True, sa_type=Text)
     email: str | None = Field(sa_type=Text)
+    email_key: str | None = Field(sa_type=Text)
+    password_hash: str | None = Field(sa_type=Text)
     name: str | None = Field(sa_type=Text)
     created_at: datetime = Field(sa_column_kwargs={"server_default": func.now()})
 
@@ -42,3 +60,27 @@ class Task(SQLModel, table=True):
     due_date: datetime | None = None
     created_at: datetime = Field(sa_column_kwargs={"server_default": func.now()})
     updated_at: datetime = Field(sa_column_kwargs={"server_default": func.now()})
+
+
+class Session(SQLModel, table=True):
+    """A sign-in. Of its refresh tokens the one with this counter is good; none is stored."""
+
+    __tablename__ = "sessions"
+    __table_args__ = (Index("sessions_by_user", "user_id"),)
+
+    id: str = Field(primary_key=True, sa_type=Text)
+    user_id: str = Field(sa_type=Text, foreign_key="users.id", ondelete="CASCADE")
+    counter: int = Field(sa_type=BigInteger, sa_column_kwargs={"server_default": "0"})
+    created_at: datetime = Field(sa_column_kwargs={"server_default": func.now()})
+    rotated_at: datetime = Field(sa_column_kwargs={"server_default": func.now()})
+
+
+class Revocation(SQLModel, table=True):
+    """What tokens are refused though they verify: by session, by token, or by user and age."""
+
+    __tablename__ = "revocations"
+    __table_args__ = (Index("revocations_by_time", "revoked_at"),)
+
+    key: str = Field(primary_key=True, sa_type=Text)
+    revoked_at: datetime = Field(sa_column_kwargs={"server_default": func.clock_timestamp()})
+    expires_at: datetime

@@ -1,25 +1,36 @@
 """Every SQL statement, each naming its owner: the one file to audit for isolation."""
 
+from datetime import datetime
 from functools import cache
 
 from sqlalchemy import (
+    CTE,
     BigInteger,
     Boolean,
     ColumnElement,
+    CompoundSelect,
+    Interval,
+    Label,
+    Select,
+    SQLColumnExpression,
     Text,
     bindparam,
     delete,
     func,
+    literal_column,
     not_,
     select,
+    union_all,
     update,
 )
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlmodel import col
+from typing_extensions import TypedDict
 
 from db import Statement
-from models import Task, User
+from models import Revocation, Session, Task, User
 from schemas import BulkStatus, Deleted, Status, TaskCreate, TaskRead, Updated, UserRead
+from security import LOCAL, SESSION_KEY, USER_KEY
 
 OWNER = bindparam("owner", type_=Text, required=True)
 TASK_ID = bindparam("task_id", type_=BigInteger, required=True)
@@ -111,11 +122,217 @@ def delete_tasks(status: BulkStatus) -> Statement[Deleted]:
     return Statement(select(func.count().label("deleted")).select_from(gone), Deleted)
 
 
+# Accounts and sessions. What is looked up by email or by session belongs to whoever proves to know
+# the password or the refresh token.
+
+
+class Account(UserRead):
+    """A user with the hash of its password, for those who compare it."""
+
+    password_hash: str | None
+
+
+class Rotated(UserRead):
+    """A session's user, and the counter of its good refresh token."""
+
+    counter: int
+
+
+class Stale(Rotated):
+    """The same, where another token was presented: whether it was good until just now."""
+
+    graceful: bool
+
+
+class Revoked(TypedDict):
+    """What is refused: of a user's tokens only those issued until then."""
+
+    key: str
+    revoked_at: datetime
+
+
+SESSION_ID = bindparam("session", type_=Text, required=True)
+_KNOWN = bindparam("known", type_=Text, required=True)
+_BETTER = bindparam("better", type_=Text, required=True)
+_COUNTER = bindparam("counter", type_=BigInteger, required=True)
+_LIFETIME = bindparam("lifetime", type_=Interval, required=True)
+_IDLE = bindparam("idle", type_=Interval, required=True)
+_LONGEST = bindparam("longest", type_=Interval, required=True)
+
+_SESSIONS_USER = col(User.id) == col(Session.user_id)
+_ALIVE = (col(Session.rotated_at) > func.now() - _IDLE) & (
+    col(Session.created_at) > func.now() - _LONGEST
+)
+_ACCOUNT = [*_USER, col(User.password_hash)]
+_ONE: ColumnElement[int] = literal_column("1")
+
+_made = insert(User).values(id=OWNER).on_conflict_do_nothing().returning(*_USER).cte("made")
 FIND_OR_CREATE_USER = Statement(
-    insert(User)
-    .values(id=OWNER)
-    # An update, though it changes nothing, because DO NOTHING would return no row.
-    .on_conflict_do_update(index_elements=["id"], set_={"id": OWNER})
-    .returning(*_USER),
+    union_all(select(_made), select(*_USER).where(col(User.id) == OWNER)), UserRead
+)
+"""Has no row when the user was being created at the same moment, and has it then."""
+
+FIND_OWN_ACCOUNT = Statement(select(*_ACCOUNT).where(col(User.id) == OWNER), Account)
+
+RENAME_USER = Statement(
+    update(User).where(col(User.id) == OWNER).returning(*_USER), UserRead, writes=["name"]
+)
+
+CREATE_ACCOUNT = Statement(
+    insert(User).values(id=OWNER).returning(*_USER),
     UserRead,
+    writes=["email", "email_key", "name", "password_hash"],
+)
+
+FIND_ACCOUNT = Statement(
+    select(*_ACCOUNT).where(
+        col(User.email_key) == bindparam("email_key", type_=Text, required=True)
+    ),
+    Account,
+)
+
+REHASH_PASSWORD = Statement(
+    update(User)
+    .where(col(User.id) == OWNER, col(User.password_hash) == _KNOWN)
+    .values(password_hash=_BETTER)
+    .returning(col(User.id)),
+    dict[str, str],
+)
+
+
+def _start_session(owner: CTE) -> Insert:
+    return insert(Session).from_select(["id", "user_id"], select(SESSION_ID, owner.c.id))
+
+
+def _key(kind: str, name: SQLColumnExpression[str]) -> Label[str]:
+    return func.concat(literal_column(f"'{kind}'"), name).label("key")
+
+
+def _revoke(keys: Select[tuple[str]] | CompoundSelect[tuple[str]]) -> Insert:
+    """Refuse what has one of these keys, for the `lifetime` of what could have it."""
+    key = keys.subquery().c.key
+    refused = insert(Revocation).from_select(
+        ["key", "expires_at"], select(key, func.now() + _LIFETIME)
+    )
+    return refused.on_conflict_do_update(
+        index_elements=["key"],
+        set_={
+            "revoked_at": func.clock_timestamp(),
+            "expires_at": func.greatest(col(Revocation.expires_at), refused.excluded.expires_at),
+        },
+    )
+
+
+def _end(*which: ColumnElement[bool]) -> tuple[CTE, CTE]:
+    """End sessions, with all that they issued."""
+    ended = delete(Session).where(*which).returning(col(Session.id), col(Session.user_id))
+    rows = ended.cte("ended")
+    return rows, _revoke(select(_key(SESSION_KEY, rows.c.id))).cte("revoked")
+
+
+START_SESSION = Statement(
+    _start_session(
+        select(col(User.id))
+        .where(col(User.id) == OWNER, col(User.password_hash) == _KNOWN)
+        # A change of the password is waited for, and then this one is not the password any more.
+        .with_for_update(read=True)
+        .cte("owner")
+    ).returning(col(Session.id)),
+    dict[str, str],
+)
+
+ROTATE_SESSION = Statement(
+    update(Session)
+    .where(col(Session.id) == SESSION_ID, col(Session.counter) == _COUNTER, _ALIVE, _SESSIONS_USER)
+    .values(counter=col(Session.counter) + _ONE, rotated_at=func.now())
+    .returning(*_USER, col(Session.counter)),
+    Rotated,
+)
+"""Compares and sets: of any number of calls with one counter, one has a row."""
+
+FIND_SESSION = Statement(
+    select(
+        *_USER,
+        col(Session.counter),
+        (
+            (col(Session.counter) == _COUNTER + _ONE)
+            & (col(Session.rotated_at) > func.now() - bindparam("grace", type_=Interval))
+        ).label("graceful"),
+    ).where(col(Session.id) == SESSION_ID, _ALIVE, _SESSIONS_USER),
+    Stale,
+)
+
+END_SESSION = Statement(
+    delete(Session)
+    .where(col(Session.id) == SESSION_ID)
+    .returning(col(Session.user_id))
+    # Also where the session is gone already: what it issued last may be alive.
+    .add_cte(_revoke(select(_key(SESSION_KEY, SESSION_ID))).cte("revoked")),
+    dict[str, str],
+)
+
+_ended, _revoked = _end(
+    col(Session.user_id) == OWNER, col(Session.id) != bindparam("keep", type_=Text, required=True)
+)
+END_SESSIONS = Statement(select(_ended.c.id).add_cte(_revoked), dict[str, str])
+"""`keep` is the session that may go on, or empty."""
+
+_changed = (
+    update(User)
+    .where(col(User.id) == OWNER, col(User.password_hash) == _KNOWN)
+    .values(password_hash=_BETTER)
+    .returning(*_USER)
+    .cte("changed")
+)
+_, _revoked = _end(col(Session.user_id).in_(select(_changed.c.id)))
+CHANGE_PASSWORD = Statement(
+    select(_changed).add_cte(_revoked, _start_session(_changed).cte("started")), UserRead
+)
+"""Ends every session and starts another."""
+
+_gone = (
+    delete(User)
+    .where(col(User.id) == OWNER, col(User.password_hash).is_not_distinct_from(_KNOWN))
+    .returning(col(User.id))
+    .cte("gone")
+)
+DELETE_ACCOUNT = Statement(
+    select(_gone.c.id).add_cte(
+        _revoke(
+            union_all(
+                select(_key(SESSION_KEY, col(Session.id))).where(
+                    col(Session.user_id) == _gone.c.id
+                ),
+                select(_key(USER_KEY, _gone.c.id)),
+            )
+        ).cte("revoked")
+    ),
+    dict[str, str],
+)
+
+REVOKE = Statement(
+    _revoke(select(bindparam("key", type_=Text, required=True).label("key"))).returning(
+        col(Revocation.key)
+    ),
+    dict[str, str],
+)
+
+LIST_REVOCATIONS = Statement(
+    select(col(Revocation.key), col(Revocation.revoked_at)).where(
+        col(Revocation.expires_at) > func.now(),
+        col(Revocation.revoked_at)
+        > func.now() - bindparam("window", type_=Interval, required=True),
+    ),
+    Revoked,
+)
+
+CLEAN_UP = Statement(
+    delete(User)
+    # A write that was under way when its account was deleted has made its user again.
+    .where(func.starts_with(col(User.id), literal_column(f"'{LOCAL}'")), col(User.email).is_(None))
+    .add_cte(
+        delete(Revocation).where(col(Revocation.expires_at) < func.now()).cte("expired"),
+        delete(Session).where(not_(_ALIVE)).cte("dead"),
+    ),
+    dict[str, str],
 )

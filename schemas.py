@@ -6,10 +6,12 @@ already, and it is not copied into a model on its way out.
 
 import contextlib
 import re
+import unicodedata
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+from email_validator import EmailNotValidError, validate_email
 from pydantic import (
     MISSING,
     AfterValidator,
@@ -37,6 +39,11 @@ def _no_nul(text: str) -> str:
     return text
 
 
+def _nfkc(value: object) -> object:
+    # The same password, typed on another keyboard, may come in other code points.
+    return unicodedata.normalize("NFKC", value) if isinstance(value, str) else value
+
+
 def _rfc3339(value: object) -> object:
     # Pydantic alone would also take Unix times and strings of digits.
     if not isinstance(value, str) or not _RFC3339.fullmatch(value):
@@ -60,6 +67,14 @@ def _plain_digits(value: object) -> object:
     return value
 
 
+def _email(text: str) -> str:
+    try:
+        found = validate_email(unicodedata.normalize("NFKC", text), check_deliverability=False)
+    except EmailNotValidError as error:
+        raise ValueError("must be an email address, like ada@example.com") from error
+    return found.normalized
+
+
 Title = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=200),
@@ -67,6 +82,21 @@ Title = Annotated[
 ]
 Description = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_no_nul)]
 Timestamp = Annotated[AwareDatetime, BeforeValidator(_rfc3339), AfterValidator(_utc)]
+Email = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, max_length=254),
+    AfterValidator(_no_nul),
+    AfterValidator(_email),
+]
+Name = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=100),
+    AfterValidator(_no_nul),
+]
+Password = Annotated[
+    str, BeforeValidator(_nfkc), StringConstraints(max_length=128), AfterValidator(_no_nul)
+]
+NewPassword = Annotated[Password, StringConstraints(min_length=8)]
 Digits = Annotated[int, BeforeValidator(_plain_digits)]
 
 
@@ -91,6 +121,15 @@ class UserRead(TypedDict):
     email: Annotated[str | None, Field(examples=[None])]
     name: Annotated[str | None, Field(examples=[None])]
     created_at: Annotated[datetime, Field(examples=["2026-11-20T10:00:00Z"])]
+
+
+class TokenRead(TypedDict):
+    """An access token, and whose it is."""
+
+    access_token: Annotated[str, Field(examples=["eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ1MSJ9.c2ln"])]
+    token_type: Annotated[Literal["bearer"], Field(examples=["bearer"])]
+    expires_in: Annotated[int, Field(description="Seconds.", examples=[900])]
+    user: UserRead
 
 
 class Updated(TypedDict):
@@ -148,6 +187,67 @@ class Completion(_Body):
     """Whether it is done."""
 
     completed: StrictBool = Field(examples=[True])
+
+
+class _Form(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Registration(_Form):
+    """Who signs up."""
+
+    email: Email = Field(examples=["ada@example.com"])
+    password: NewPassword = Field(examples=["correct horse battery"])
+    name: Name | None = Field(None, examples=["Ada"])
+
+
+class Credentials(_Form):
+    """Who signs in."""
+
+    email: Annotated[str, StringConstraints(max_length=254), AfterValidator(_no_nul)] = Field(
+        examples=["ada@example.com"]
+    )
+    password: Password = Field(examples=["correct horse battery"])
+
+
+class PasswordGrant(BaseModel):
+    """The form of OAuth 2.0's password grant (RFC 6749, section 4.3.2); the username is the email.
+
+    What else clients send, such as their own id, is ignored.
+    """
+
+    grant_type: Literal["password"] = "password"
+    username: Annotated[str, StringConstraints(max_length=254), AfterValidator(_no_nul)] = Field(
+        examples=["ada@example.com"]
+    )
+    password: Password = Field(examples=["correct horse battery"])
+
+
+class UserPatch(_Form):
+    """What a user may change of itself; null clears it."""
+
+    name: Name | None = Field(examples=["Ada L."])
+
+
+class PasswordChange(_Form):
+    """The password as it is and as it shall be."""
+
+    current_password: Password = Field(examples=["correct horse battery"])
+    new_password: NewPassword = Field(examples=["staple the battery again"])
+
+
+class Farewell(_Form):
+    """The password, of an account that has one."""
+
+    password: Password = Field(examples=["correct horse battery"])
+
+
+class LogoutQuery(BaseModel):
+    """What is ended."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    everywhere: bool = Field(default=False, description="End every session of the user.")
 
 
 class Status(StrEnum):

@@ -1,9 +1,13 @@
 """Tokens: the only module that knows a secret. It knows nothing of HTTP."""
 
+import hmac
 import math
+import re
+import secrets
 import time
 from collections.abc import Sequence
 from functools import lru_cache
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 import jwt
@@ -12,20 +16,37 @@ LEEWAY_SECONDS = 10
 MAX_USER_ID_LENGTH = 255
 CACHED_TOKENS = 4096
 
+ISSUER = "todo-api"
+ACCESS_TOKEN_TYPE = "at+jwt"  # noqa: S105  (RFC 9068)
+LOCAL = "local_"
+"""What the ids of users begin with who signed up here; no other token may carry such an id."""
+
+SESSION_KEY, USER_KEY, TOKEN_KEY = "session:", "user:", "token:"
+"""What is revoked is named so: a session, what others issued to a user, one such token."""
+
+_REFRESH_TOKEN = re.compile(r"([0-9a-f]{32})\.(0|[1-9][0-9]{0,17})\.([0-9a-f]{64})", re.ASCII)
+
 
 class InvalidToken(Exception):
     """The token does not verify; the message says why, for the log."""
 
 
-class ExpiredToken(Exception):
-    """The token was good until it expired."""
-
-
 class Claims(NamedTuple):
-    """What is kept of a verified token."""
+    """What is kept of a verified token. The keys are those under which it may be revoked."""
 
     user_id: str
     expires: float
+    issued: float
+    session: str | None
+    keys: tuple[str, ...]
+
+
+class ExpiredToken(Exception):
+    """The token was good until it expired; its claims still say whose it was."""
+
+    def __init__(self, claims: Claims) -> None:
+        super().__init__("expired")
+        self.claims = claims
 
 
 class Verifier:
@@ -47,38 +68,59 @@ class Verifier:
         # What was raised is not kept, so that bad tokens cannot push out good ones.
         self._claims = lru_cache(CACHED_TOKENS)(self._verify)
 
-    def user_id(self, token: str) -> str:
-        """Return the id of the user whom the token names.
+    def claims(self, token: str) -> Claims:
+        """Return what the token says.
 
         Raises `ExpiredToken`, or `InvalidToken` for everything else that is wrong with it.
         """
         claims = self._claims(token)
         if claims.expires <= time.time() - LEEWAY_SECONDS:
-            raise ExpiredToken
-        return claims.user_id
+            raise ExpiredToken(claims)
+        return claims
 
     def _verify(self, token: str) -> Claims:
         try:
+            header = jwt.get_unverified_header(token)
+            ours = header.get("typ") == ACCESS_TOKEN_TYPE
+            audience = None if ours else self._audience
             payload = jwt.decode(
                 token,
                 self._key,
                 algorithms=["HS256"],
-                issuer=self._issuer,
-                audience=self._audience,
+                issuer=ISSUER if ours else self._issuer,
+                audience=audience,
                 leeway=LEEWAY_SECONDS,
                 # Expiry is looked at in each call, because what is verified here is kept.
-                options={"verify_exp": False, "verify_aud": self._audience is not None},
+                options={"verify_exp": False, "verify_aud": audience is not None},
             )
         except jwt.InvalidTokenError as error:
             raise InvalidToken(type(error).__name__) from error
-        return Claims(self._user(payload), _expiry(payload))
+        expires = _moment(payload, "exp")
+        if ours:
+            return _our_claims(payload, expires)
+        user_id = self._user(payload)
+        issued = _moment(payload, "iat") if "iat" in payload else -math.inf
+        keys = (USER_KEY + user_id, _token_key(user_id, payload, token))
+        return Claims(user_id, expires, issued, None, keys)
 
     def _user(self, payload: dict[str, Any]) -> str:
         """Read the first claim that is there; a bad one is not passed over for the next."""
         for claim in self._user_claims:
             if claim in payload:
-                return _sane_user_id(payload[claim])
+                user_id = _sane_user_id(payload[claim])
+                if user_id.startswith(LOCAL):
+                    raise InvalidToken("user id is one of those that are given here")
+                return user_id
         raise InvalidToken("no user id")
+
+
+def _our_claims(payload: dict[str, Any], expires: float) -> Claims:
+    user_id, session = _sane_user_id(payload.get("sub")), payload.get("sid")
+    if not isinstance(session, str) or not user_id.startswith(LOCAL):
+        raise InvalidToken("no session of a user of ours")
+    # A user's tokens are all revoked when the account is gone, and its id is not given again.
+    keys = (SESSION_KEY + session, USER_KEY + user_id)
+    return Claims(user_id, expires, -math.inf, session, keys)
 
 
 def _sane_user_id(value: object) -> str:
@@ -89,16 +131,84 @@ def _sane_user_id(value: object) -> str:
     return value
 
 
-def _expiry(payload: dict[str, Any]) -> float:
-    expires = payload.get("exp")
-    if isinstance(expires, bool) or not isinstance(expires, int | float):
-        raise InvalidToken("exp is missing or not a number")
-    if not -math.inf < expires < math.inf:
-        raise InvalidToken("exp is not finite")
-    return expires
+def _moment(payload: dict[str, Any], claim: str) -> float:
+    moment = payload.get(claim)
+    if isinstance(moment, bool) or not isinstance(moment, int | float):
+        raise InvalidToken(f"{claim} is missing or not a number")
+    if not -math.inf < moment < math.inf:
+        raise InvalidToken(f"{claim} is not finite")
+    return moment
+
+
+def _token_key(user_id: str, payload: dict[str, Any], token: str) -> str:
+    """Name one token, by its `jti` or else by what was signed.
+
+    Never by the whole token, because a signature can be spelled in several ways.
+    """
+    known_by = repr(payload.get("jti") or token.rpartition(".")[0])
+    return f"{TOKEN_KEY}{sha256(f'{user_id} {known_by}'.encode()).hexdigest()}"
 
 
 def sign(secret: str, user_id: str, lifetime_seconds: float) -> str:
     """Make a token for a user, as a frontend's own server would."""
     claims = {"sub": user_id, "iat": int(time.time()), "exp": int(time.time() + lifetime_seconds)}
     return jwt.encode(claims, secret, "HS256")
+
+
+class Issuer:
+    """Issues the tokens of those who sign in here."""
+
+    def __init__(self, secret: str, access_token_seconds: int) -> None:
+        self._key = secret.encode()
+        self._refresh_key = _derived(secret, "refresh token")
+        self._name_key = _derived(secret, "name in the log")
+        self._lifetime = access_token_seconds
+
+    def access_token(self, user_id: str, session: str) -> str:
+        """Sign an access token (RFC 9068) of a session."""
+        now = time.time()
+        claims = {
+            "iss": ISSUER,
+            "sub": user_id,
+            "sid": session,
+            "iat": int(now),
+            "exp": int(now) + self._lifetime,
+            "jti": secrets.token_hex(16),
+        }
+        return jwt.encode(claims, self._key, "HS256", headers={"typ": ACCESS_TOKEN_TYPE})
+
+    def refresh_token(self, session: str, counter: int) -> str:
+        """Make a session's refresh token; the same counter makes the same token."""
+        return f"{session}.{counter}.{self._mac(session, counter)}"
+
+    def read_refresh_token(self, token: str) -> tuple[str, int]:
+        """Return session and counter of a token that was made here. Raises `InvalidToken`."""
+        match = _REFRESH_TOKEN.fullmatch(token)
+        if not match:
+            raise InvalidToken("malformed refresh token")
+        session, counter = match[1], int(match[2])
+        if not hmac.compare_digest(match[3], self._mac(session, counter)):
+            raise InvalidToken("forged refresh token")
+        return session, counter
+
+    def name(self, email_key: str) -> str:
+        """Name an email in the log, so that its lines can be found but it cannot be read."""
+        return hmac.digest(self._name_key, email_key.encode(), "sha256").hex()[:12]
+
+    def _mac(self, session: str, counter: int) -> str:
+        return hmac.digest(self._refresh_key, f"{session}.{counter}".encode(), "sha256").hex()
+
+
+def _derived(secret: str, purpose: str) -> bytes:
+    """Derive a key for one purpose, so that what is signed for one never serves another."""
+    return hmac.digest(secret.encode(), f"todo-api {purpose}".encode(), "sha256")
+
+
+def new_session() -> str:
+    """Make the id of a session, which nobody can guess."""
+    return secrets.token_hex(16)
+
+
+def new_user_id() -> str:
+    """Make the id of a user who signs up here, which no other issuer's user can have."""
+    return LOCAL + secrets.token_hex(16)

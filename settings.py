@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+import limits
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -65,15 +66,22 @@ def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
+def _limit(value: str) -> str:
+    try:
+        (_,) = limits.parse_many(value)
+    except ValueError as error:
+        raise ValueError("must look like 600/minute, or be empty for no limit") from error
+    return value
+
+
+RateLimit = Annotated[str, AfterValidator(_limit)]
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 
 
 class Settings(BaseSettings):
     """The settings, named in the environment and in `.env` by their upper-case names."""
 
-    model_config = SettingsConfigDict(
-        env_file=PROJECT / ".env", env_ignore_empty=True, extra="ignore", frozen=True
-    )
+    model_config = SettingsConfigDict(env_file=PROJECT / ".env", extra="ignore", frozen=True)
 
     database_url: Annotated[str, AfterValidator(_postgres_url)] | None = Field(
         default=None, repr=False
@@ -85,7 +93,20 @@ class Settings(BaseSettings):
     jwt_issuer: str | None = None
     jwt_audience: str | None = None
     jwt_user_claims: CommaSeparated = Field(default=("user_id", "sub"), min_length=1)
+    access_token_seconds: int = Field(default=900, ge=10, le=86_400)
+    refresh_idle_days: int = Field(default=7, ge=1, le=365)
+    refresh_max_days: int = Field(default=30, ge=1, le=3650)
+    cookie_secure: bool = True
+    cookie_samesite: Annotated[Literal["lax", "strict", "none"], BeforeValidator(_lower)] = "lax"
     cors_origins: CommaSeparated = ("http://localhost:3000", "http://localhost:5173")
+    rate_limit: RateLimit | None = "600/minute"
+    auth_rate_limit: RateLimit | None = "10/minute"
+    refresh_rate_limit: RateLimit | None = "30/minute"
+    rate_limit_storage: str = Field(
+        default="async+memory://",
+        pattern=r"^async\+(memory|rediss?|redis\+(unix|cluster|sentinel))://",
+        repr=False,
+    )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = (
         "info"
     )
@@ -94,6 +115,15 @@ class Settings(BaseSettings):
     )
 
     _split_lists = field_validator("jwt_user_claims", "cors_origins", mode="before")(_split)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_the_default(cls, values: dict[str, object]) -> dict[str, object]:
+        """Leave out what is empty; of a rate limit that means that there is none."""
+        given = {name: value for name, value in values.items() if value != ""}
+        return given | {
+            name: None for name in values.keys() - given.keys() if name.endswith("rate_limit")
+        }
 
     @model_validator(mode="before")
     @classmethod
@@ -124,6 +154,8 @@ class Settings(BaseSettings):
     def _secret_of_its_own(self) -> Self:
         if self.database_url and not self.better_auth_secret:
             raise ValueError("BETTER_AUTH_SECRET: is required with DATABASE_URL")
+        if self.cookie_samesite == "none" and not self.cookie_secure:
+            raise ValueError("COOKIE_SAMESITE: none needs COOKIE_SECURE=true, or browsers drop it")
         return self
 
 

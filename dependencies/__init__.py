@@ -1,7 +1,18 @@
 """What a route may ask for."""
 
+from dependencies.accounts import MyAccounts, check_origin
 from dependencies.identity import CurrentUser, UserId, verify_jwt
 from dependencies.parameters import TaskId
+from dependencies.rate_limits import SignInLimit
 from dependencies.route import Route
 
-__all__ = ["CurrentUser", "Route", "TaskId", "UserId", "verify_jwt"]
+__all__ = [
+    "CurrentUser",
+    "MyAccounts",
+    "Route",
+    "SignInLimit",
+    "TaskId",
+    "UserId",
+    "check_origin",
+    "verify_jwt",
+]

@@ -9,10 +9,10 @@ from fastapi.security.base import SecurityBase
 
 import queries
 import schemas
+from dependencies.events import log_event
+from dependencies.rate_limits import address, rate_limits
 from errors import Problem
-from security import ExpiredToken, InvalidToken, Verifier
-
-logger = logging.getLogger("todo.security")
+from security import Claims, ExpiredToken, InvalidToken
 
 MAX_TOKEN_BYTES = 8192  # a larger one would be parsed before its signature is looked at
 
@@ -27,19 +27,35 @@ class VerifyJWT(SecurityBase):
     async def __call__(self, request: Request) -> str:
         """Return the id of the user whom the request's token names.
 
-        Raises `Problem` 401 without a usable token, 403 where the path names another user.
+        Raises `Problem` 401 without a usable token, 403 where the path names another user, 429 past
+        the limit of the user, or of the address where there is none.
         """
-        verifier: Verifier = request.app.state.verifier
+        limits = rate_limits(request)
         try:
-            user_id = verifier.user_id(_bearer_token(request))
-        except ExpiredToken as error:
-            raise _refused(request, "token_expired", "expired") from error
-        except InvalidToken as error:
-            raise _refused(request, "invalid_token", str(error)) from error
-        request.scope["user_id"] = user_id
+            claims = read_claims(request)
+            request.app.state.revocations.check(claims)
+        except Problem as problem:
+            await limits.count(request, limits.api, "address", address(request))
+            if problem.code != "unavailable":
+                log_event(request, problem.code, logging.WARNING, reason=str(problem.__cause__))
+            raise
+        user_id = request.scope["user_id"] = claims.user_id
+        await limits.count(request, limits.api, "user", user_id)
         if request.scope.get("path_user_id", user_id) != user_id:
-            raise _refused(request, "wrong_user", "the path names another user")
+            log_event(request, "wrong_user", logging.WARNING, reason="the path names another user")
+            raise Problem("wrong_user")
         return user_id
+
+
+def read_claims(request: Request) -> Claims:
+    """Verify the request's token. Raises `Problem` 401, whose cause says why, for the log."""
+    try:
+        claims: Claims = request.app.state.verifier.claims(_bearer_token(request))
+    except ExpiredToken as error:
+        raise Problem("token_expired") from error
+    except InvalidToken as error:
+        raise Problem("invalid_token") from error
+    return claims
 
 
 def _bearer_token(request: Request) -> str:
@@ -48,26 +64,11 @@ def _bearer_token(request: Request) -> str:
         value for name, value in request.scope["headers"] if name == b"authorization"
     ]
     if not headers:
-        raise _refused(request, "not_authenticated", "no token")
+        raise Problem("not_authenticated")
     scheme, _, token = headers[0].partition(b" ")
     if len(headers) > 1 or scheme.lower() != b"bearer" or not 0 < len(token) <= MAX_TOKEN_BYTES:
         raise InvalidToken("not one header with one bearer token")
     return token.decode("latin-1")
-
-
-def _refused(request: Request, code: str, reason: str) -> Problem:
-    """Log a security event, without the token."""
-    logger.warning(
-        "refused: %(reason)s, request %(request_id)s",
-        {
-            "event": code,
-            "reason": reason,
-            "client": request.client.host if request.client else None,
-            "request_id": request.scope["request_id"],
-            "user_id": request.scope.get("user_id"),
-        },
-    )
-    return Problem(code)
 
 
 verify_jwt = VerifyJWT()
@@ -77,7 +78,8 @@ UserId = Annotated[str, Depends(verify_jwt)]
 
 async def current_user(user_id: UserId) -> schemas.UserRead:
     """Return the user's row; one that only the token knows is created."""
-    return await queries.FIND_OR_CREATE_USER.one(owner=user_id)
+    found = await queries.FIND_OR_CREATE_USER.first(owner=user_id)
+    return found or await queries.FIND_OR_CREATE_USER.one(owner=user_id)
 
 
 CurrentUser = Annotated[schemas.UserRead, Depends(current_user)]

@@ -10,6 +10,7 @@ from fastapi import Request, Response
 from fastapi._compat import ModelField
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
+from fastapi.params import Form
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
 from starlette.exceptions import HTTPException
@@ -57,8 +58,9 @@ class Route(APIRoute):
 
     async def _add_body(self, request: Request, values: dict[str, Any], errors: list[Any]) -> None:
         (field,) = self.dependant.body_params
-        if body := await _read(request):
-            document = _parse(body)
+        is_form = isinstance(field.field_info, Form)
+        if body := await _read(request, "x-www-form-urlencoded" if is_form else "json"):
+            document = dict(parse_qsl(body.decode(errors="replace"))) if is_form else _parse(body)
             if document is None:
                 errors.append({"type": "null", "loc": ("body",)})
                 return
@@ -82,7 +84,9 @@ async def _arguments(
     values: dict[str, Any] = {}
     for inner in dependant.dependencies:
         found = await _arguments(inner, request, response, errors)
-        values[str(inner.name)] = await inner.call(**found)  # type: ignore[misc]
+        value = await inner.call(**found)  # type: ignore[misc]
+        if inner.name:  # a router's dependency has none, and gives nothing
+            values[inner.name] = value
     for field in dependant.path_params:
         raw = request.path_params[field.alias]
         values[field.name], wrong = field.validate(raw, loc=("path", field.alias))
@@ -108,8 +112,8 @@ def _query(request: Request, field: ModelField) -> tuple[Any, list[Any]]:
     return field.validate(values, loc=("query",))
 
 
-async def _read(request: Request) -> bytes:
-    """Read a body of at most 64 KiB of JSON. Raises `Problem` 408, 413 or 415."""
+async def _read(request: Request, subtype: str) -> bytes:
+    """Read a body of at most 64 KiB. Raises `Problem` 408, 413 or 415."""
     length = int(request.headers.get("content-length", 0))
     if not length and "transfer-encoding" not in request.headers:
         return b""
@@ -124,14 +128,16 @@ async def _read(request: Request) -> bytes:
                     raise Problem("body_too_large")
     except (TimeoutError, ClientDisconnect) as error:
         raise Problem("request_timeout") from error
-    if body and not _is_json(request.headers.get("content-type", "")):
-        raise Problem("unsupported_media_type")
+    if body and not _is(subtype, request.headers.get("content-type", "")):
+        raise Problem(
+            "unsupported_media_type", f"Send the body with Content-Type: application/{subtype}."
+        )
     return body
 
 
-def _is_json(content_type: str) -> bool:
+def _is(wanted: str, content_type: str) -> bool:
     kind, _, subtype = content_type.partition(";")[0].strip().lower().partition("/")
-    return kind == "application" and (subtype == "json" or subtype.endswith("+json"))
+    return kind == "application" and (subtype == wanted or subtype.endswith("+" + wanted))
 
 
 def _parse(body: bytes) -> Any:  # noqa: ANN401

@@ -1,21 +1,98 @@
-"""Who you are."""
+"""Accounts and sessions: sign up, sign in, stay signed in, sign out."""
 
-from fastapi import APIRouter
+from typing import Annotated
 
-from dependencies import CurrentUser, Route
+from fastapi import APIRouter, Depends, Form, Query
+
+import queries
+from dependencies import CurrentUser, MyAccounts, Route, SignInLimit, UserId, check_origin
 from errors import answers
-from schemas import UserRead
-
-router = APIRouter(prefix="/api/v1/auth", tags=["auth"], route_class=Route)
-
-
-@router.get(
-    "/me",
-    responses=answers(
-        *("not_authenticated", "invalid_token", "token_expired"),
-        *("internal_error", "unavailable"),
-    ),
+from schemas import (
+    Credentials,
+    Farewell,
+    LogoutQuery,
+    PasswordChange,
+    PasswordGrant,
+    Registration,
+    TokenRead,
+    UserPatch,
+    UserRead,
 )
+
+router = APIRouter(
+    prefix="/api/v1/auth",
+    tags=["auth"],
+    route_class=Route,
+    dependencies=[Depends(check_origin)],
+    responses=answers("origin_not_allowed", "internal_error", "unavailable"),
+)
+
+LIMITED = answers("rate_limited")
+BODY = answers("request_timeout", "body_too_large", "unsupported_media_type", "validation_error")
+SIGN_IN = BODY | LIMITED
+SIGNED_IN = LIMITED | answers(
+    "not_authenticated", "invalid_token", "token_expired", "token_revoked"
+)
+PROVEN = answers("wrong_password", "origin_not_allowed")
+
+
+@router.post("/register", status_code=201, responses=SIGN_IN | answers("email_taken"))
+async def register(who: Registration, accounts: MyAccounts, _: SignInLimit) -> UserRead:
+    """Sign up with email and password. Sign in afterwards."""
+    return await accounts.sign_up(who)
+
+
+@router.post("/login", responses=SIGN_IN | answers("invalid_credentials"))
+async def login(who: Credentials, accounts: MyAccounts, _: SignInLimit) -> TokenRead:
+    """Sign in. The answer has an access token; a cookie has what refreshes it."""
+    return await accounts.sign_in(who.email, who.password)
+
+
+@router.post("/token", responses=SIGN_IN | answers("invalid_credentials"))
+async def issue_token(
+    who: Annotated[PasswordGrant, Form()], accounts: MyAccounts, _: SignInLimit
+) -> TokenRead:
+    """Sign in with the form of OAuth 2.0's password grant, as Swagger's Authorize does."""
+    return await accounts.sign_in(who.username, who.password)
+
+
+@router.post(
+    "/refresh", responses=LIMITED | answers("refresh_token_missing", "refresh_token_invalid")
+)
+async def refresh(accounts: MyAccounts) -> TokenRead:
+    """Get another access token for the cookie, which is replaced, too."""
+    return await accounts.refresh()
+
+
+@router.post("/logout", status_code=204, responses=answers("validation_error"))
+async def logout(accounts: MyAccounts, query: Annotated[LogoutQuery, Query()]) -> None:
+    """End the session of the cookie or the token. Nothing is needed, and nothing goes wrong."""
+    await accounts.sign_out(everywhere=query.everywhere)
+
+
+@router.get("/me", responses=SIGNED_IN)
 async def get_me(user: CurrentUser) -> UserRead:
     """Get the user whom the token names. One that only an external token knows is created."""
     return user
+
+
+@router.patch("/me", responses=SIGNED_IN | BODY)
+async def update_me(change: UserPatch, user: CurrentUser) -> UserRead:
+    """Change your name."""
+    return await queries.RENAME_USER.one(owner=user["id"], name=change.name)
+
+
+@router.post("/password", responses=SIGNED_IN | BODY | PROVEN)
+async def change_password(
+    change: PasswordChange, user_id: UserId, accounts: MyAccounts, _: SignInLimit
+) -> TokenRead:
+    """Change your password. Every other session ends."""
+    return await accounts.change_password(user_id, change.current_password, change.new_password)
+
+
+@router.delete("/me", status_code=204, responses=SIGNED_IN | BODY | PROVEN)
+async def delete_me(
+    user: CurrentUser, accounts: MyAccounts, _: SignInLimit, farewell: Farewell | None = None
+) -> None:
+    """Delete your account with all that is yours. Its tokens are dead."""
+    await accounts.delete(user["id"], farewell.password if farewell else None)

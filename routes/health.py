@@ -1,6 +1,6 @@
 """For load balancers and orchestrators."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 import db
 from dependencies import Route
@@ -21,7 +21,8 @@ async def get_liveness() -> Health:
 
 @router.head("/ready", include_in_schema=False)
 @router.get("/ready", responses=answers("unavailable"))
-async def get_readiness() -> Health:
+async def get_readiness(request: Request) -> Health:
     """Say whether requests can be served: 503 within a second when the database does not answer."""
     await db.ping(PING_SECONDS)
+    request.app.state.revocations.check_age()
     return {"status": "ok"}

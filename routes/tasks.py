@@ -24,8 +24,8 @@ router = APIRouter(
     tags=["tasks"],
     route_class=Route,
     responses=answers(
-        *("not_authenticated", "invalid_token", "token_expired", "wrong_user"),
-        *("validation_error", "internal_error", "unavailable"),
+        *("not_authenticated", "invalid_token", "token_expired", "token_revoked"),
+        *("wrong_user", "rate_limited", "validation_error", "internal_error", "unavailable"),
     ),
 )
 

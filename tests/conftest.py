@@ -58,7 +58,13 @@ def database(shared_folder: Path) -> Iterator[db.Database]:
 def configured(database: db.Database) -> settings.Settings:
     """Make settings as a deployment has them."""
     return settings.Settings(
-        database_url=database.url, better_auth_secret=SECRET, log_format="json", log_level="debug"
+        database_url=database.url,
+        better_auth_secret=SECRET,
+        log_format="json",
+        log_level="debug",
+        rate_limit="",
+        auth_rate_limit="",
+        refresh_rate_limit="",
     )
 
 

@@ -6,7 +6,10 @@ import pytest
 
 from tests.conftest import ORIGIN, Person
 
-EXPOSED = ["Location", "Retry-After", "WWW-Authenticate", "X-Request-ID"]
+EXPOSED = [
+    *("Location", "Retry-After", "RateLimit", "RateLimit-Policy"),
+    *("WWW-Authenticate", "X-Request-ID"),
+]
 
 
 async def preflight(person: Person, **headers: str) -> dict[str, str]:

@@ -49,6 +49,7 @@ async def test_when_all_connections_hang_it_says_so_in_time_and_recovers(
         late = await ada.get(path)
         assert time.monotonic() - started < 0.5
         answers = await asyncio.gather(*toggles)
+        await asyncio.sleep(0.3)  # the server is told to stop them after they were answered
     await blocker.close()
 
     assert {answer.status_code for answer in (late, *answers)} == {503}

@@ -95,7 +95,9 @@ class Service:
 
     def ids(self) -> list[int]:
         """List the ids of ada's tasks, oldest first."""
-        return sorted(task["id"] for task in self.call("GET").raise_for_status().json())
+        response = self.call("GET")
+        assert response.is_success, self.printed()
+        return sorted(task["id"] for task in response.json())
 
 
 @pytest.fixture
@@ -269,7 +271,7 @@ def test_a_database_that_hangs_is_503_in_time(project: Path, folder: Path) -> No
                 os.kill(pid, signal.SIGCONT)
         running.wait_until_ready()
 
-        assert task_id in running.ids()
+        assert task_id in running.ids(), running.printed()
 
 
 async def _start(app: Callable[..., Any]) -> list[Message]:

@@ -119,6 +119,13 @@ def test_a_transaction_pooler_is_guessed_and_can_be_said(url: str, pooler: bool)
         ({"CORS_ORIGINS": "a.example"}, "CORS_ORIGINS: lists exact origins"),
         ({"LOG_LEVEL": "loud"}, "LOG_LEVEL: "),
         ({"LOG_FORMAT": "xml"}, "LOG_FORMAT: "),
+        ({"ACCESS_TOKEN_SECONDS": "0"}, "ACCESS_TOKEN_SECONDS: "),
+        ({"REFRESH_IDLE_DAYS": "0"}, "REFRESH_IDLE_DAYS: "),
+        ({"COOKIE_SAMESITE": "some"}, "COOKIE_SAMESITE: "),
+        ({"COOKIE_SAMESITE": "none", "COOKIE_SECURE": "false"}, "COOKIE_SAMESITE: none needs"),
+        ({"RATE_LIMIT": "many"}, "RATE_LIMIT: must look like 600/minute"),
+        ({"AUTH_RATE_LIMIT": "1/minute;5/hour"}, "AUTH_RATE_LIMIT: must look like 600/minute"),
+        ({"RATE_LIMIT_STORAGE": "redis://canary"}, "RATE_LIMIT_STORAGE: "),
     ],
 )
 def test_a_wrong_setting_ends_the_start_with_one_line_that_names_it(
@@ -138,6 +145,18 @@ def test_a_wrong_setting_ends_the_start_with_one_line_that_names_it(
     assert printed.startswith(line)
     assert printed.count("\n") == 1
     assert "canary" not in printed
+
+
+def test_an_empty_rate_limit_is_off_and_all_else_that_is_empty_the_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.setenv(name.upper(), "")
+
+    settings = load()
+
+    assert settings.rate_limit is settings.auth_rate_limit is settings.refresh_rate_limit is None
+    assert settings == Settings(rate_limit="", auth_rate_limit="", refresh_rate_limit="")
 
 
 def test_the_example_lists_exactly_the_settings(project: Path) -> None:

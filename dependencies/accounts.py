@@ -1,0 +1,284 @@
+"""Signing up, in and out: sessions with rotating refresh tokens in a cookie."""
+
+import contextlib
+import logging
+import time
+from datetime import timedelta
+from typing import Annotated, Any
+
+from fastapi import Depends, Request, Response
+
+import queries
+from dependencies.events import log_event
+from dependencies.identity import read_claims
+from dependencies.rate_limits import address, rate_limits
+from errors import Problem
+from passwords import Passwords, email_key
+from revocations import Revocations
+from schemas import Registration, TokenRead, UserRead
+from security import (
+    LEEWAY_SECONDS,
+    LOCAL,
+    USER_KEY,
+    Claims,
+    ExpiredToken,
+    InvalidToken,
+    Issuer,
+    new_session,
+    new_user_id,
+)
+from settings import Settings
+
+COOKIE, COOKIE_PATH = "refresh_token", "/api/v1/auth"
+GRACE = timedelta(seconds=10)
+"""How long the previous refresh token is good for: two tabs, or an answer that was lost."""
+
+LONGEST = timedelta(days=3650)
+
+
+async def check_origin(request: Request) -> None:
+    """Refuse cookies that a foreign page made the browser send (CSRF)."""
+    origin = request.headers.get("origin")
+    if origin is None or "cookie" not in request.headers:
+        return
+    own = origin.partition("://")[2] == request.headers.get("host")
+    if not own and origin not in request.app.state.settings.cors_origins:
+        log_event(request, "origin_not_allowed", logging.WARNING)
+        raise Problem("origin_not_allowed")
+
+
+class Accounts:
+    """What the auth routes do, for one request and its answer."""
+
+    def __init__(self, request: Request, response: Response) -> None:
+        self._request, self._response = request, response
+        state = request.app.state
+        self._settings: Settings = state.settings
+        self._issuer: Issuer = state.issuer
+        self._passwords: Passwords = state.passwords
+        self._revocations: Revocations = state.revocations
+        self._limits = rate_limits(request)
+        self._alive = {
+            "idle": timedelta(days=self._settings.refresh_idle_days),
+            "longest": timedelta(days=self._settings.refresh_max_days),
+        }
+        self._lifetime = timedelta(seconds=self._settings.access_token_seconds + LEEWAY_SECONDS)
+
+    async def sign_up(self, who: Registration) -> UserRead:
+        """Create an account. Raises `Problem` 409 where the email has one, 422, 429, 503."""
+        key = email_key(who.email)
+        name = await self._count_account(key)
+        self._refuse_weak(who.password, who.email, "password")
+        user = await queries.CREATE_ACCOUNT.one(
+            owner=new_user_id(),
+            email=who.email,
+            email_key=key,
+            name=who.name,
+            password_hash=await self._passwords.hash(who.password),
+        )
+        log_event(self._request, "signed_up", user_id=user["id"], email=name)
+        return user
+
+    async def sign_in(self, email: str, password: str) -> TokenRead:
+        """Start a session. Raises `Problem` 401, 429, 503."""
+        key = email_key(email.strip())
+        name = await self._count_account(key)
+        while True:  # the hash may be made better between finding it and starting the session
+            account = await queries.FIND_ACCOUNT.first(email_key=key)
+            known = account and account["password_hash"]
+            right, better = await self._passwords.verify(password, known)
+            if not right or not account or not known:
+                log_event(self._request, "sign_in_refused", logging.WARNING, email=name)
+                raise Problem("invalid_credentials")
+            if session := await self._start(account["id"], known, better):
+                self._request.scope["user_id"] = account["id"]
+                log_event(self._request, "signed_in", email=name)
+                return self._token(account, session, 0)
+
+    async def _start(self, user_id: str, known: str, better: str | None) -> str | None:
+        if better and await queries.REHASH_PASSWORD.first(
+            owner=user_id, known=known, better=better
+        ):
+            known = better
+        session = new_session()
+        started = await queries.START_SESSION.first(session=session, owner=user_id, known=known)
+        return session if started else None
+
+    async def refresh(self) -> TokenRead:
+        """Rotate the refresh token. Raises `Problem` 401, 429, 503."""
+        cookies = _refresh_cookies(self._request)
+        if not cookies:
+            raise Problem("refresh_token_missing")
+        try:
+            session, counter = self._issuer.read_refresh_token(*cookies)
+        except (InvalidToken, TypeError) as error:  # or there are two
+            limit = self._limits.refresh
+            await self._limits.count(self._request, limit, "address", address(self._request))
+            raise Problem("refresh_token_invalid") from error
+        await self._limits.count(self._request, self._limits.refresh, "session", session)
+        found: queries.Rotated | None = await queries.ROTATE_SESSION.first(
+            session=session, counter=counter, **self._alive
+        )
+        if not found:
+            found = await self._find_previous(session, counter)
+        self._request.scope["user_id"] = found["id"]
+        log_event(self._request, "refreshed")
+        return self._token(found, session, found["counter"])
+
+    async def _find_previous(self, session: str, counter: int) -> queries.Rotated:
+        """Find the session of a token that was good until just now; end that of an older one."""
+        stale = await queries.FIND_SESSION.first(
+            session=session, counter=counter, grace=GRACE, **self._alive
+        )
+        if stale and stale["graceful"]:
+            return stale
+        if stale:
+            log_event(self._request, "refresh_reused", logging.WARNING, user_id=stale["id"])
+            await queries.END_SESSION.all(session=session, lifetime=self._lifetime)
+            await self._revocations.load()
+        raise Problem("refresh_token_invalid")
+
+    async def sign_out(self, *, everywhere: bool) -> None:
+        """End the session of the cookie and that of the token, or all; a stranger has none."""
+        sessions: set[str] = set()
+        owner: str | None = None
+        claims, live = self._claims()
+        if claims and claims.session:
+            sessions.add(claims.session)
+        elif claims:
+            left = timedelta(seconds=min(claims.expires - time.time(), LONGEST.total_seconds()))
+            lifetime = max(left, timedelta()) + self._lifetime
+            await queries.REVOKE.one(key=claims.keys[-1], lifetime=lifetime)
+        if live and claims:
+            owner = claims.user_id
+        for cookie in _refresh_cookies(self._request)[:1]:
+            with contextlib.suppress(InvalidToken):
+                sessions.add(self._issuer.read_refresh_token(cookie)[0])
+        for session in sessions:
+            ended = await queries.END_SESSION.first(session=session, lifetime=self._lifetime)
+            if ended:
+                owner = ended["user_id"]
+        if everywhere and owner:
+            await queries.END_SESSIONS.all(owner=owner, keep="", lifetime=self._lifetime)
+            if not owner.startswith(LOCAL):
+                await queries.REVOKE.one(key=USER_KEY + owner, lifetime=self._alive["longest"])
+        self._clear_cookie()
+        if sessions or claims:
+            await self._revocations.load()
+            log_event(self._request, "logged_out", user_id=owner, everywhere=everywhere)
+
+    def _claims(self) -> tuple[Claims | None, bool]:
+        """Give the token's claims, if it has any, and whether it could be used."""
+        try:
+            claims = read_claims(self._request)
+            self._revocations.check(claims)
+        except Problem as problem:
+            cause = problem.__cause__
+            return (cause.claims if isinstance(cause, ExpiredToken) else None), False
+        return claims, True
+
+    async def change_password(self, user_id: str, current: str, new: str) -> TokenRead:
+        """Change it and end every other session. Raises `Problem` 403, 422, 429, 503."""
+        account = await self._prove(user_id, current)
+        self._refuse_weak(new, account["email"] or "", "new_password")
+        session = new_session()
+        changed = await queries.CHANGE_PASSWORD.first(
+            owner=user_id,
+            known=account["password_hash"],
+            better=await self._passwords.hash(new),
+            session=session,
+            lifetime=self._lifetime,
+        )
+        if not changed:
+            raise Problem("wrong_password")  # it was changed in between
+        # Once more, for those that were being started with the old one.
+        await queries.END_SESSIONS.all(owner=user_id, keep=session, lifetime=self._lifetime)
+        await self._revocations.load()
+        log_event(self._request, "password_changed")
+        return self._token(changed, session, 0)
+
+    async def delete(self, user_id: str, password: str | None) -> None:
+        """Delete a user with all that is theirs. Raises `Problem` 403, 422, 429, 503."""
+        account = await queries.FIND_OWN_ACCOUNT.one(owner=user_id)
+        if account["password_hash"] is not None:
+            if password is None:
+                raise _invalid("password", "is required")
+            account = await self._prove(user_id, password)
+        gone = await queries.DELETE_ACCOUNT.first(
+            owner=user_id, known=account["password_hash"], lifetime=self._alive["longest"]
+        )
+        if not gone:
+            raise Problem("wrong_password")  # it was changed in between
+        await self._revocations.load()
+        self._clear_cookie()
+        log_event(self._request, "account_deleted")
+
+    async def _prove(self, user_id: str, password: str) -> queries.Account:
+        """Compare the current password. Raises `Problem` 403."""
+        await self._limits.count(self._request, self._limits.auth, "account", user_id)
+        account = await queries.FIND_OWN_ACCOUNT.first(owner=user_id)
+        right, _ = await self._passwords.verify(password, account and account["password_hash"])
+        if not account or not right:
+            log_event(self._request, "wrong_password", logging.WARNING)
+            raise Problem("wrong_password")
+        return account
+
+    async def _count_account(self, key: str) -> str:
+        """Count an attempt against the account that is named; return its name in the log."""
+        name = self._issuer.name(key)
+        await self._limits.count(self._request, self._limits.auth, "account", name)
+        return name
+
+    def _refuse_weak(self, password: str, email: str, member: str) -> None:
+        if why := self._passwords.weakness(password, email):
+            raise _invalid(member, why)
+
+    def _token(self, user: UserRead, session: str, counter: int) -> TokenRead:
+        """Put the refresh token into a cookie, and the access token into the body."""
+        self._response.set_cookie(
+            COOKIE,
+            self._issuer.refresh_token(session, counter),
+            max_age=self._settings.refresh_idle_days * 24 * 3600,
+            **self._cookie(),
+        )
+        row: dict[str, Any] = {**user}  # may hold more than a client is told
+        return {
+            "access_token": self._issuer.access_token(user["id"], session),
+            "token_type": "bearer",
+            "expires_in": self._settings.access_token_seconds,
+            "user": UserRead(**{name: row[name] for name in UserRead.__annotations__}),  # type: ignore[typeddict-item]
+        }
+
+    def _clear_cookie(self) -> None:
+        self._response.delete_cookie(COOKIE, **self._cookie())
+
+    def _cookie(self) -> dict[str, Any]:
+        return {
+            "path": COOKIE_PATH,
+            "secure": self._settings.cookie_secure,
+            "httponly": True,
+            "samesite": self._settings.cookie_samesite,
+        }
+
+
+def _refresh_cookies(request: Request) -> list[str]:
+    """List the refresh cookies: of two, nobody can tell which is meant."""
+    pairs = [
+        pair.strip().partition("=")
+        for header in request.headers.getlist("cookie")
+        for pair in header.split(";")
+    ]
+    return [value for name, _, value in pairs if name == COOKIE]
+
+
+def _invalid(member: str, why: str) -> Problem:
+    errors = [{"detail": why, "pointer": f"#/{member}"}]
+    return Problem("validation_error", f"{member}: {why}", errors=errors)
+
+
+async def accounts(request: Request, response: Response) -> Accounts:
+    """Give the accounts to a route."""
+    return Accounts(request, response)
+
+
+MyAccounts = Annotated[Accounts, Depends(accounts)]

@@ -1,0 +1,169 @@
+"""Rate limits, counted by the `limits` library: in memory, or in Redis for all workers together."""
+
+import logging
+import math
+import time
+from typing import Annotated, Any, NamedTuple
+
+import limits
+from fastapi import Depends, Request
+from limits.aio.storage import Storage
+from limits.aio.strategies import FixedWindowRateLimiter
+from limits.errors import StorageError
+from limits.storage import storage_from_string
+
+from dependencies.events import log_event
+from errors import Problem
+from settings import Settings
+
+logger = logging.getLogger("todo.rate_limits")
+
+IN_MEMORY = "async+memory://"
+STORAGE_SECONDS = 0.5
+RETRY_SECONDS = 2.0
+SWEEP_SECONDS = 60.0
+
+
+class Memory(Storage):
+    """Counts in this process. The library's own looks at every key in every request."""
+
+    STORAGE_SCHEME = ["async+todo"]  # noqa: RUF012  (the library wants a list)
+    base_exceptions = ValueError
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._counts: dict[str, tuple[int, float]] = {}
+        self._sweep_at = 0.0
+
+    async def incr(self, key: str, expiry: float, amount: int = 1) -> int:
+        """Count, in a window that begins with the first."""
+        now = time.time()
+        if now > self._sweep_at:
+            self._sweep_at = now + SWEEP_SECONDS
+            self._counts = {key: entry for key, entry in self._counts.items() if entry[1] > now}
+        count, until = self._counts.get(key, (0, 0.0))
+        if until <= now:
+            count, until = 0, now + expiry
+        self._counts[key] = count + amount, until
+        return count + amount
+
+    async def get(self, key: str) -> int:
+        """Return the count."""
+        return self._counts.get(key, (0, 0.0))[0]
+
+    async def get_expiry(self, key: str) -> float:
+        """Return when the window ends, in seconds since the epoch."""
+        return self._counts.get(key, (0, time.time()))[1]
+
+    async def check(self) -> bool:
+        """Memory is always there."""
+        return True
+
+    async def reset(self) -> None:
+        """Forget everything."""
+        self._counts.clear()
+
+    async def clear(self, key: str) -> None:
+        """Forget a key."""
+        self._counts.pop(key, None)
+
+
+class Policy(NamedTuple):
+    """A limit, and what becomes of requests while the storage is down."""
+
+    limit: limits.RateLimitItem | None
+    fails_closed: bool = False
+
+
+def _policy(notation: str | None, *, fails_closed: bool) -> Policy:
+    return Policy((notation and limits.parse(notation)) or None, fails_closed)
+
+
+class RateLimits:
+    """Counts requests; the headers that tell so (draft-ietf-httpapi-ratelimit-headers-11)."""
+
+    def __init__(self, settings: Settings) -> None:
+        storage: Any = Memory()
+        if settings.rate_limit_storage != IN_MEMORY:
+            storage = storage_from_string(
+                settings.rate_limit_storage,
+                implementation="redispy",
+                wrap_exceptions=True,
+                socket_timeout=STORAGE_SECONDS,
+                socket_connect_timeout=STORAGE_SECONDS,
+            )
+        self._limiter = FixedWindowRateLimiter(storage)
+        self._down_until = 0.0
+        self.api = _policy(settings.rate_limit, fails_closed=False)
+        self.auth = _policy(settings.auth_rate_limit, fails_closed=True)
+        self.refresh = _policy(settings.refresh_rate_limit, fails_closed=True)
+
+    async def count(self, request: Request, policy: Policy, by: str, key: str) -> None:
+        """Count a request by a user, an address or an account.
+
+        Raises `Problem` 429 past the limit, 503 where it must not pass uncounted.
+        """
+        limit, fails_closed = policy
+        if limit is None:
+            return
+        try:
+            self._spare()
+            allowed = await self._limiter.hit(limit, by, key)
+            reset, remaining = await self._limiter.get_window_stats(limit, by, key)
+        except StorageError as error:
+            self._note(error)
+            if fails_closed:
+                raise Problem("unavailable") from error
+            return
+        seconds = max(1, math.ceil(reset - time.time()))
+        _tell(
+            request,
+            f'"{by}";q={limit.amount};w={limit.get_expiry()}',
+            f'"{by}";r={remaining};t={seconds}',
+        )
+        if not allowed:
+            log_event(request, "limited", logging.WARNING, by=by)
+            raise Problem("rate_limited", headers={"Retry-After": str(seconds)})
+
+    def _spare(self) -> None:
+        """Ask a storage that is down only now and then, or every request would wait for it."""
+        if time.monotonic() < self._down_until:
+            raise StorageError(TimeoutError())
+
+    def _note(self, error: StorageError) -> None:
+        """Say so once."""
+        now = time.monotonic()
+        if now < self._down_until:
+            return
+        if now - self._down_until > RETRY_SECONDS:
+            logger.error("the storage of rate limits is down: %r", error.storage_error)
+        self._down_until = now + RETRY_SECONDS
+
+
+def _tell(request: Request, policy: str, state: str) -> None:
+    """Put two headers on whatever the answer will be; of two limits both are in each."""
+    told = request.scope.setdefault("limits", [])
+    if told:
+        (_, before), (_, before_state) = told
+        policy, state = f"{before.decode()}, {policy}", f"{before_state.decode()}, {state}"
+    told[:] = [(b"ratelimit-policy", policy.encode()), (b"ratelimit", state.encode())]
+
+
+def rate_limits(request: Request) -> RateLimits:
+    """Give the worker's counters."""
+    limits: RateLimits = request.app.state.rate_limits
+    return limits
+
+
+def address(request: Request) -> str:
+    """Give the client's address: what uvicorn says, which believes only proxies it was told of."""
+    return request.client.host if request.client else "unknown"
+
+
+async def limit_sign_in(request: Request) -> None:
+    """Count an attempt to sign in against the address; the account is counted once it is known."""
+    counted = rate_limits(request)
+    await counted.count(request, counted.auth, "address", address(request))
+
+
+SignInLimit = Annotated[None, Depends(limit_sign_in)]

@@ -1,0 +1,94 @@
+"""Passwords: what is a good one, and hashing them where it holds up nobody."""
+
+import asyncio
+import contextlib
+import os
+import threading
+import unicodedata
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from pwdlib import PasswordHash
+from pwdlib.hashers.argon2 import Argon2Hasher
+from pwdlib.hashers.bcrypt import BcryptHasher
+
+from errors import Problem
+from settings import PROJECT
+
+THREADS = max(1, (os.cpu_count() or 1) - 1)  # one processor is left for everybody else
+QUEUE = 32
+"""How many may wait for a thread; a hash takes about 20 ms."""
+
+BCRYPT_BYTES = 72  # the rest was always ignored; now bcrypt refuses it
+
+_HASHES = PasswordHash(
+    # Second choice of OWASP's password storage cheat sheet: 19 MiB, 2 passes, 1 lane.
+    [Argon2Hasher(time_cost=2, memory_cost=19 * 1024, parallelism=1), BcryptHasher()]
+)
+Result = TypeVar("Result")
+
+
+def email_key(email: str) -> str:
+    """Give that by which emails are compared."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", email).casefold())
+
+
+class Passwords:
+    """Hashes and verifies, in a few threads that stand back behind the event loop."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(THREADS, "passwords", _stand_back)
+        self._waiting = 0
+        common = (PROJECT / "common_passwords.txt").read_text()
+        self._common = frozenset(common.split())
+        # What unknown emails are compared with, so that the answer takes as long.
+        self._nobodys = _HASHES.hash("of nobody")
+
+    def weakness(self, password: str, email: str) -> str | None:
+        """Say what is wrong with a new password, if anything is."""
+        if password.casefold() in self._common:
+            return "is one of the most common passwords; choose another"
+        if email_key(password) == email_key(email):
+            return "must not be your email"
+        return None
+
+    async def hash(self, password: str) -> str:
+        """Hash a password. Raises `Problem` 503 where too many wait."""
+        return await self._run(lambda: _HASHES.hash(password))
+
+    async def verify(self, password: str, known: str | None) -> tuple[bool, str | None]:
+        """Compare a password with its hash, or with nobody's.
+
+        Returns whether it is right, and a better hash of it where there is one. Raises `Problem`
+        503 where too many wait.
+        """
+        right, better = await self._run(lambda: _verify(password, known or self._nobodys))
+        return right and known is not None, better
+
+    async def _run(self, function: Callable[[], Result]) -> Result:
+        if self._waiting >= THREADS + QUEUE:
+            raise Problem("unavailable")
+        self._waiting += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._threads, function)
+        finally:
+            self._waiting -= 1
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(cancel_futures=True)
+
+
+def _verify(password: str, known: str) -> tuple[bool, str | None]:
+    if BcryptHasher.identify(known):
+        cut = password.encode()[:BCRYPT_BYTES]
+        right = _HASHES.verify(cut, known)
+        return right, _HASHES.hash(password) if right else None
+    return _HASHES.verify_and_update(password, known)
+
+
+def _stand_back() -> None:
+    with contextlib.suppress(AttributeError, OSError):  # elsewhere threads have no priorities
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)

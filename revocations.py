@@ -1,0 +1,95 @@
+"""What tokens are refused though they verify: in memory, and kept up with the other workers'."""
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import queries
+from errors import Problem
+from security import USER_KEY, Claims
+from settings import Settings
+
+INTERVAL_SECONDS = 0.75  # a revocation is known everywhere within a second
+MAX_AGE_SECONDS = 5.0
+OVERLAP = timedelta(seconds=60)
+"""A statement that began so long ago may yet commit; it would be seen then."""
+
+EVERYTHING = timedelta(days=36500)
+RELOAD_SECONDS = 600.0  # what has expired is forgotten then
+
+logger = logging.getLogger("todo.revocations")
+
+
+class Revocations:
+    """The revocations that have not expired. They cost a request no round trip."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._until: dict[str, float] = {}
+        self._asked = self._reloaded = -math.inf
+
+    def check_age(self) -> None:
+        """Refuse to say whether anything is revoked when the list is too old to tell."""
+        if time.monotonic() - self._asked > MAX_AGE_SECONDS:
+            raise Problem("unavailable")
+
+    def check(self, claims: Claims) -> None:
+        """Refuse a token that was revoked. Raises `Problem` 401, 503."""
+        self.check_age()
+        for key in claims.keys:
+            if claims.issued <= self._until.get(key, -math.inf) > -math.inf:
+                raise Problem("token_revoked")
+
+    async def load(self) -> None:
+        """Learn what was revoked. Raises `Problem` 503."""
+        asked = time.monotonic()
+        if all_of_it := asked - self._reloaded > RELOAD_SECONDS or asked - self._asked > 30:
+            rows = await queries.LIST_REVOCATIONS.all(window=EVERYTHING)
+        else:
+            rows = await queries.LIST_REVOCATIONS.all(window=OVERLAP)
+        until = {
+            # Sessions and single tokens are refused whenever they were issued.
+            row["key"]: row["revoked_at"].timestamp()
+            if row["key"].startswith(USER_KEY)
+            else math.inf
+            for row in rows
+        }
+        self._until = until if all_of_it else self._until | until
+        self._asked, self._reloaded = asked, asked if all_of_it else self._reloaded
+
+    @contextlib.asynccontextmanager
+    async def kept_up(self) -> AsyncIterator[None]:
+        """Keep up with the other workers until the block ends."""
+        await self.load()
+        following = asyncio.create_task(self.follow())
+        try:
+            yield
+        finally:
+            following.cancel()
+            await asyncio.wait([following])
+
+    async def follow(self) -> None:
+        """Load again and again, and clean up now and then."""
+        while True:
+            next_time = time.monotonic() + INTERVAL_SECONDS
+            try:
+                reloaded = self._reloaded
+                await self.load()
+                if self._reloaded > reloaded:
+                    await self.clean_up()
+            except Problem:
+                pass  # the database is out of reach, which is logged there, or overloaded
+            except Exception:
+                logger.exception("cannot read the revocations")
+            await asyncio.sleep(next_time - time.monotonic())
+
+    async def clean_up(self) -> None:
+        """Delete sessions and revocations that have expired."""
+        await queries.CLEAN_UP.all(
+            idle=timedelta(days=self._settings.refresh_idle_days),
+            longest=timedelta(days=self._settings.refresh_max_days),
+        )

@@ -1,0 +1,871 @@
+"""Accounts: signing up, in and out, staying signed in, and being thrown out."""
+
+import asyncio
+import hashlib
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import bcrypt
+import httpx
+import jwt
+import pytest
+from fastapi import FastAPI
+
+import db
+import errors
+import main
+import passwords
+import revocations
+from settings import Settings
+from tests.conftest import ORIGIN, SECRET, Person, token
+from tests.test_hostile import assert_helpful
+from tests.test_tasks import create
+
+AUTH = "/api/v1/auth"
+PASSWORD = "correct horse battery"
+OTHER = "staple the battery again"
+_numbers = itertools.count(1)
+
+Connect = Callable[[str | None], Person]
+
+
+def new_email() -> str:
+    """Make an email that no other test uses."""
+    return f"ada{next(_numbers)}@example.com"
+
+
+async def sign_up(person: Person, **who: Any) -> dict[str, Any]:
+    """Sign up and in; the client's cookie jar has the cookie then."""
+    credentials = {"email": new_email(), "password": PASSWORD, **who}
+    response = await person.post(f"{AUTH}/register", json=credentials)
+    assert response.status_code == 201, response.text
+    del credentials["name"]
+    return await sign_in(person, **credentials)
+
+
+async def sign_in(person: Person, **credentials: Any) -> dict[str, Any]:
+    """Sign in."""
+    response = await person.post(f"{AUTH}/login", json=credentials)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def bearer(answer: dict[str, Any]) -> dict[str, str]:
+    """Make the header of an access token."""
+    return {"Authorization": f"Bearer {answer['access_token']}"}
+
+
+def cookie(person: Person) -> str:
+    """Read the refresh token in a client's jar."""
+    return str(person.cookies["refresh_token"])
+
+
+async def refresh(person: Person, refresh_token: str) -> httpx.Response:
+    """Refresh with a token that need not be the one in the jar."""
+    person.cookies.clear()
+    headers = {b"Cookie": f"refresh_token={refresh_token}".encode()}
+    return await person.post(f"{AUTH}/refresh", headers=headers)
+
+
+async def code(response: httpx.Response) -> tuple[int, str]:
+    """Read a problem."""
+    return response.status_code, response.json()["code"]
+
+
+@pytest.fixture
+def browser(connect: Connect) -> Person:
+    """Give a client that keeps cookies, as over HTTPS."""
+    person = connect(None)
+    person.base_url = httpx.URL("https://test")
+    return person
+
+
+async def test_a_user_signs_up_and_in(browser: Person) -> None:
+    email = new_email()
+
+    registered = await browser.post(
+        f"{AUTH}/register", json={"email": email, "password": PASSWORD, "name": "Ada"}
+    )
+    answer = await sign_in(browser, email=email, password=PASSWORD)
+
+    user = registered.json()
+    assert registered.headers["Cache-Control"] == "no-store"
+    assert user.keys() == {"id", "email", "name", "created_at"}
+    assert (user["email"], user["name"]) == (email, "Ada")
+    assert answer.keys() == {"access_token", "token_type", "expires_in", "user"}
+    assert (answer["token_type"], answer["expires_in"], answer["user"]) == ("bearer", 900, user)
+    assert (await browser.get(f"{AUTH}/me", headers=bearer(answer))).json() == user
+
+
+async def test_the_access_token_says_what_the_contract_says(browser: Person) -> None:
+    answer = await sign_up(browser, name=None)
+
+    claims = jwt.decode(answer["access_token"], SECRET, ["HS256"])
+
+    assert jwt.get_unverified_header(answer["access_token"])["typ"] == "at+jwt"
+    assert claims.keys() == {"iss", "sub", "sid", "iat", "exp", "jti"}
+    assert claims["sub"] == answer["user"]["id"]
+    assert claims["exp"] - claims["iat"] == 900
+
+
+async def test_the_cookie_is_out_of_reach_of_scripts(browser: Person) -> None:
+    email = new_email()
+    await sign_up(browser, email=email, name=None)
+
+    response = await browser.post(f"{AUTH}/login", json={"email": email, "password": PASSWORD})
+
+    attributes = response.headers["Set-Cookie"].split("; ")[1:]
+    assert set(attributes) == {
+        *("HttpOnly", "Secure", "SameSite=lax", "Path=/api/v1/auth", "Max-Age=604800")
+    }
+
+
+async def test_oauth2_clients_sign_in_with_a_form(browser: Person) -> None:
+    email = new_email()
+    await sign_up(browser, email=email, name=None)
+
+    form = {"grant_type": "password", "username": email, "password": PASSWORD, "scope": ""}
+    response = await browser.post(f"{AUTH}/token", data=form)
+    wrong = await browser.post(f"{AUTH}/token", data={**form, "password": OTHER})
+    as_json = await browser.post(f"{AUTH}/token", json=form)
+
+    assert response.json()["user"]["email"] == email
+    assert await code(wrong) == (401, "invalid_credentials")
+    assert await code(as_json) == (415, "unsupported_media_type")
+    assert "x-www-form-urlencoded" in as_json.json()["detail"]
+
+
+@pytest.mark.parametrize("spelling", ["{}", " {} ", "ＡＤＡ", "upper"])
+async def test_emails_are_compared_without_case_and_form(browser: Person, spelling: str) -> None:
+    email = new_email()
+    await sign_up(browser, email=email, name=None)
+    same = email.upper() if spelling == "upper" else spelling.format(email)
+    if spelling == "ＡＤＡ":
+        same = email.replace("ada", spelling)
+
+    taken = await browser.post(f"{AUTH}/register", json={"email": same, "password": PASSWORD})
+
+    assert await code(taken) == (409, "email_taken")
+    assert (await sign_in(browser, email=same, password=PASSWORD))["user"]["email"] == email
+
+
+async def test_passwords_are_compared_as_they_are_typed(browser: Person) -> None:
+    email = new_email()
+    await sign_up(browser, email=email, password="\u00e9cole ｆｕｌｌ \t☃", name=None)
+
+    assert await sign_in(browser, email=email, password="e\u0301cole full \t☃")
+
+
+async def test_unknown_email_and_wrong_password_are_the_same(browser: Person) -> None:
+    email = new_email()
+    await sign_up(browser, email=email, name=None)
+
+    wrong = await browser.post(f"{AUTH}/login", json={"email": email, "password": OTHER})
+    unknown = await browser.post(f"{AUTH}/login", json={"email": "x" + email, "password": OTHER})
+
+    for response in (wrong, unknown):
+        assert await code(response) == (401, "invalid_credentials")
+    assert {**wrong.json(), "request_id": ""} == {**unknown.json(), "request_id": ""}
+    assert "Set-Cookie" not in wrong.headers
+
+
+async def test_unknown_emails_cost_a_verification_too(
+    browser: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verified: list[str] = []
+    verify = passwords._verify  # noqa: SLF001
+
+    def counted(password: str, known: str) -> tuple[bool, str | None]:
+        verified.append(known)
+        return verify(password, known)
+
+    monkeypatch.setattr(passwords, "_verify", counted)
+
+    await browser.post(f"{AUTH}/login", json={"email": new_email(), "password": "of nobody"})
+
+    assert len(verified) == 1
+    assert verified[0].startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+
+
+EMAILS = [
+    *("", "x", "x@", "@x", "x@y@z.com", "x y@example.com", "x@example", "x@-a.com", "x@a..com"),
+    *("x@example.com\n", "x@exa\nmple.com", "x\r\nBcc: y@example.com", "<x@example.com>"),
+    *("Ada <ada@example.com>", "x@example.com,y@example.com", "x" * 250 + "@example.com"),
+    *("x\0@example.com", "x@[127.0.0.1]", "x@localhost", ".x@example.com", "\u202ex@example.com"),
+]
+
+
+@pytest.mark.parametrize("email", [*EMAILS, None, 1, ["x@example.com"], {}])
+async def test_what_is_no_email_is_refused(browser: Person, email: Any) -> None:
+    response = await browser.post(f"{AUTH}/register", json={"email": email, "password": PASSWORD})
+
+    if isinstance(email, str) and email.strip() == "x@example.com":
+        return  # white space around it is not part of it
+    assert_helpful(response, 422)
+    assert response.json()["errors"][0]["pointer"] == "#/email"
+    assert not isinstance(email, str) or len(email) < 5 or email not in response.text
+
+
+WEAK: list[Any] = [
+    *("", "short77", "x" * 129, "password1", "PASSWORD1", "iloveyou", "a\0bcdefghijk"),
+    *(None, 12345678, ["correct horse"], {}, True),
+]
+
+
+@pytest.mark.parametrize("password", WEAK)
+async def test_weak_passwords_are_refused_and_never_echoed(browser: Person, password: Any) -> None:
+    response = await browser.post(
+        f"{AUTH}/register", json={"email": new_email(), "password": password}
+    )
+
+    assert_helpful(response, 422)
+    assert response.json()["errors"][0]["pointer"] == "#/password"
+    assert not isinstance(password, str) or len(password) < 8 or password not in response.text
+
+
+async def test_the_email_is_no_password(browser: Person) -> None:
+    email = new_email()
+
+    response = await browser.post(
+        f"{AUTH}/register", json={"email": email, "password": email.upper()}
+    )
+
+    assert_helpful(response, 422)
+
+
+@pytest.mark.parametrize("body", [rb'"\ud800longenough"', b'"\xff\xfelongenough"'])
+async def test_passwords_that_are_no_text_are_refused(browser: Person, body: bytes) -> None:
+    content = b'{"email": "x@example.com", "password": %s}' % body
+
+    for path in ("register", "login"):
+        response = await browser.post(
+            f"{AUTH}/{path}", content=content, headers={"Content-Type": "application/json"}
+        )
+        assert_helpful(response, 422)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        *(
+            b"",
+            b"=",
+            b"&&",
+            b"username=x",
+            b"username=%00&password=x",
+            b"username=%ff&password=%ff",
+        ),
+        *(b"grant_type=x&username=x&password=x", b"username=" + b"x" * 300 + b"&password=x"),
+        b"password[]=x&username=x",
+    ],
+)
+async def test_broken_forms_are_refused(browser: Person, form: bytes) -> None:
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+
+    assert_helpful(await browser.post(f"{AUTH}/token", content=form, headers=headers), 401, 422)
+
+
+async def test_50_registrations_of_one_email_make_one_account(browser: Person) -> None:
+    who = {"email": new_email(), "password": PASSWORD}
+
+    statuses = [
+        response.status_code
+        for batch in range(2)
+        for response in await asyncio.gather(
+            *(browser.post(f"{AUTH}/register", json=who) for _ in range(25))
+        )
+    ]
+
+    assert sorted(statuses) == [201, *[409] * 49]
+
+
+async def test_bcrypt_hashes_of_an_older_backend_are_made_better(
+    browser: Person, database: db.Database
+) -> None:
+    email, password = new_email(), "longer than what bcrypt looks at, " * 3
+    old = bcrypt.hashpw(password.encode()[:72], bcrypt.gensalt(4)).decode()
+    connection = await asyncpg.connect(database.url)
+    await connection.execute(
+        "INSERT INTO users (id, email, email_key, password_hash) VALUES ($1, $2, $2, $3)",
+        *(f"local_{hashlib.md5(email.encode()).hexdigest()}", email, old),  # noqa: S324
+    )
+
+    refused = await browser.post(f"{AUTH}/login", json={"email": email, "password": OTHER})
+    answers = await asyncio.gather(
+        *(sign_in(browser, email=email, password=password) for _ in range(4))
+    )
+
+    better = await connection.fetchval("SELECT password_hash FROM users WHERE email = $1", email)
+    await connection.close()
+    assert refused.status_code == 401
+    assert better.startswith("$argon2id$")
+    assert len({answer["access_token"] for answer in answers}) == 4
+    assert await sign_in(browser, email=email, password=password)
+
+
+async def test_refresh_gives_a_new_token_and_a_new_cookie(browser: Person) -> None:
+    first = await sign_up(browser, name=None)
+    before = cookie(browser)
+
+    response = await browser.post(f"{AUTH}/refresh")
+
+    assert response.status_code == 200
+    assert response.json()["user"] == first["user"]
+    assert response.json()["access_token"] != first["access_token"]
+    assert cookie(browser) != before
+    assert (await browser.get("/api/tasks", headers=bearer(response.json()))).status_code == 200
+
+
+async def test_20_refreshes_at_once_are_one_rotation_and_nobody_is_signed_out(
+    browser: Person,
+) -> None:
+    await sign_up(browser, name=None)
+    before = cookie(browser)
+
+    responses = await asyncio.gather(*(refresh(browser, before) for _ in range(20)))
+
+    assert {response.status_code for response in responses} == {200}
+    (after,) = {response.cookies["refresh_token"] for response in responses}
+    assert after != before
+    assert (await refresh(browser, after)).status_code == 200
+
+
+async def test_an_older_token_ends_the_session_and_all_that_it_issued(browser: Person) -> None:
+    first = await sign_up(browser, name=None)
+    oldest = cookie(browser)
+    for _ in range(2):
+        last = (await browser.post(f"{AUTH}/refresh")).json()
+    newest = cookie(browser)
+
+    stolen = await refresh(browser, oldest)
+
+    assert await code(stolen) == (401, "refresh_token_invalid")
+    assert await code(await refresh(browser, newest)) == (401, "refresh_token_invalid")
+    for answer in (first, last):
+        dead = await browser.get("/api/tasks", headers=bearer(answer))
+        assert await code(dead) == (401, "token_revoked")
+
+
+async def test_the_previous_token_is_good_for_ten_seconds_only(
+    browser: Person, database: db.Database
+) -> None:
+    await sign_up(browser, name=None)
+    previous = cookie(browser)
+    await browser.post(f"{AUTH}/refresh")
+    connection = await asyncpg.connect(database.url)
+    await connection.execute(
+        "UPDATE sessions SET rotated_at = rotated_at - interval '11 s' WHERE id = $1",
+        previous.split(".")[0],
+    )
+    await connection.close()
+
+    assert await code(await refresh(browser, previous)) == (401, "refresh_token_invalid")
+
+
+@pytest.mark.parametrize("column", ["rotated_at - interval '7 d'", "created_at - interval '30 d'"])
+async def test_sessions_end_by_themselves(
+    browser: Person, app: FastAPI, database: db.Database, column: str
+) -> None:
+    await sign_up(browser, name=None)
+    session = cookie(browser).split(".")[0]
+    connection = await asyncpg.connect(database.url)
+    name = column.split(maxsplit=1)[0]
+    await connection.execute(f"UPDATE sessions SET {name} = {column} WHERE id = $1", session)
+
+    ended = await browser.post(f"{AUTH}/refresh")
+
+    await app.state.revocations.clean_up()
+    left = await connection.fetchval("SELECT count(*) FROM sessions WHERE id = $1", session)
+    await connection.close()
+    assert await code(ended) == (401, "refresh_token_invalid")
+    assert left == 0
+
+
+async def test_without_a_cookie_there_is_nothing_to_refresh(browser: Person) -> None:
+    assert await code(await browser.post(f"{AUTH}/refresh")) == (401, "refresh_token_missing")
+
+
+async def test_forged_cookies_are_refused(browser: Person) -> None:
+    await sign_up(browser, name=None)
+    session, counter, mac = cookie(browser).split(".")
+    forged = [
+        *("", "x", "..", f"{session}.{counter}", f"{session}.{counter}.", f"{session}.{counter}.é"),
+        *(f"{session}.1.{mac}", f"{session}.00.{mac}", f"{'0' * 32}.0.{mac}", f"{mac}.0.{session}"),
+        *(f"{session}.{counter}.{mac[:-1]}", f"{session}.{counter}.{mac}0", f"{session}.-1.{mac}"),
+        *(f"{session}.{counter}.{mac.upper()}x", f"{session}.{'9' * 400}.{mac}", "x" * 8000),
+        f"{session}.{counter}.{mac}; refresh_token={session}.{counter}.{mac}",
+    ]
+
+    for value in forged:
+        response = await refresh(browser, value)
+        assert await code(response) == (401, "refresh_token_invalid"), value
+    assert (await refresh(browser, f"{session}.{counter}.{mac}")).status_code == 200
+
+
+async def test_logout_with_the_cookie_alone_ends_the_session(browser: Person) -> None:
+    answer = await sign_up(browser, name=None)
+    before = cookie(browser)
+
+    response = await browser.post(f"{AUTH}/logout")
+
+    assert response.status_code == 204
+    assert 'refresh_token=""' in response.headers["Set-Cookie"]
+    assert await code(await browser.get("/api/tasks", headers=bearer(answer))) == (
+        401,
+        "token_revoked",
+    )
+    assert await code(await refresh(browser, before)) == (401, "refresh_token_invalid")
+
+
+async def test_logout_with_the_token_alone_ends_the_session(browser: Person) -> None:
+    answer = await sign_up(browser, name=None)
+    before = cookie(browser)
+    browser.cookies.clear()
+
+    assert (await browser.post(f"{AUTH}/logout", headers=bearer(answer))).status_code == 204
+
+    dead = await browser.get("/api/tasks", headers=bearer(answer))
+    assert await code(dead) == (401, "token_revoked")
+    assert dead.headers["WWW-Authenticate"] == 'Bearer error="invalid_token"'
+    assert await code(await refresh(browser, before)) == (401, "refresh_token_invalid")
+
+
+@pytest.mark.parametrize("jti", [None, "one"])
+async def test_logout_revokes_an_external_token_and_no_other(
+    connect: Connect, ada_id: str, bob_id: str, jti: str | None
+) -> None:
+    ada = connect(token(sub=ada_id, jti=jti))
+    again = connect(token(sub=ada_id, jti=f"other {jti}", exp=timedelta(minutes=9)))
+    bob = connect(token(sub=bob_id, jti=jti))
+
+    assert (await ada.post(f"{AUTH}/logout")).status_code == 204
+
+    assert await code(await ada.get("/api/tasks")) == (401, "token_revoked")
+    assert (await again.get("/api/tasks")).status_code == 200
+    assert (await bob.get("/api/tasks")).status_code == 200
+
+
+async def test_logout_of_a_token_for_ever(connect: Connect, ada_id: str) -> None:
+    ada = connect(token(sub=ada_id, exp=1e200))
+
+    assert (await ada.post(f"{AUTH}/logout")).status_code == 204
+    assert await code(await ada.get("/api/tasks")) == (401, "token_revoked")
+
+
+async def test_logout_everywhere(browser: Person) -> None:
+    email = new_email()
+    answers = [await sign_up(browser, email=email, name=None)]
+    answers += [await sign_in(browser, email=email, password=PASSWORD) for _ in range(2)]
+
+    await browser.post(f"{AUTH}/logout?everywhere=true", headers=bearer(answers[0]))
+
+    for answer in answers:
+        dead = await browser.get("/api/tasks", headers=bearer(answer))
+        assert await code(dead) == (401, "token_revoked")
+    again = await sign_in(browser, email=email, password=PASSWORD)
+    assert (await browser.get("/api/tasks", headers=bearer(again))).status_code == 200
+
+
+async def test_logout_everywhere_with_the_cookie_alone(browser: Person) -> None:
+    email = new_email()
+    other = await sign_up(browser, email=email, name=None)
+    await sign_in(browser, email=email, password=PASSWORD)
+
+    await browser.post(f"{AUTH}/logout?everywhere=true")
+
+    dead = await browser.get("/api/tasks", headers=bearer(other))
+    assert await code(dead) == (401, "token_revoked")
+
+
+async def test_logout_everywhere_refuses_external_tokens_issued_until_then(
+    connect: Connect, ada_id: str
+) -> None:
+    now = time.time()
+    old = [
+        connect(token(sub=ada_id, iat=now - 60)),
+        connect(token(sub=ada_id, exp=timedelta(minutes=8))),
+    ]
+    await old[0].post(f"{AUTH}/logout?everywhere=true")
+
+    for person in old:
+        assert await code(await person.get("/api/tasks")) == (401, "token_revoked")
+    assert (await connect(token(sub=ada_id, iat=now + 8)).get("/api/tasks")).status_code == 200
+
+
+async def test_a_dead_token_ends_nothing_but_its_own_session(browser: Person) -> None:
+    email = new_email()
+    first = await sign_up(browser, email=email, name=None)
+    second = await sign_in(browser, email=email, password=PASSWORD)
+    browser.cookies.clear()
+    await browser.post(f"{AUTH}/logout", headers=bearer(first))
+
+    await browser.post(f"{AUTH}/logout?everywhere=true", headers=bearer(first))
+
+    assert (await browser.get("/api/tasks", headers=bearer(second))).status_code == 200
+
+
+async def test_an_expired_token_ends_its_session(browser: Person) -> None:
+    answer = await sign_up(browser, name=None)
+    claims = jwt.decode(answer["access_token"], SECRET, ["HS256"])
+    claims |= {"exp": claims["iat"] - 60}
+    expired = jwt.encode(claims, SECRET, "HS256", headers={"typ": "at+jwt"})
+    before = cookie(browser)
+    browser.cookies.clear()
+
+    await browser.post(f"{AUTH}/logout", headers={"Authorization": f"Bearer {expired}"})
+
+    assert await code(await refresh(browser, before)) == (401, "refresh_token_invalid")
+
+
+@pytest.mark.parametrize("headers", [{}, {"Cookie": "refresh_token=x"}, {"Authorization": "x"}])
+async def test_logout_needs_nothing(client: Person, headers: dict[str, str]) -> None:
+    assert (await client.post(f"{AUTH}/logout", headers=headers)).status_code == 204
+
+
+@pytest.mark.parametrize("claims", [{"sid": None}, {"sid": 5}, {"sub": "ada"}, {"iss": "x"}])
+async def test_tokens_of_ours_need_all_their_claims(
+    browser: Person, claims: dict[str, Any]
+) -> None:
+    answer = await sign_up(browser, name=None)
+    forged = jwt.decode(answer["access_token"], SECRET, ["HS256"]) | claims
+    forged = {name: value for name, value in forged.items() if value is not None}
+    other = jwt.encode(forged, SECRET, "HS256", headers={"typ": "at+jwt"})
+
+    response = await browser.get("/api/tasks", headers={"Authorization": f"Bearer {other}"})
+
+    assert await code(response) == (401, "invalid_token")
+
+
+async def test_another_issuers_user_cannot_have_a_local_id(
+    browser: Person, connect: Connect
+) -> None:
+    answer = await sign_up(browser, name=None)
+
+    response = await connect(token(sub=answer["user"]["id"])).get("/api/tasks")
+
+    assert await code(response) == (401, "invalid_token")
+
+
+async def test_the_name_can_be_changed(browser: Person, ada: Person) -> None:
+    answer = await sign_up(browser, name="Ada")
+
+    renamed = await browser.patch(f"{AUTH}/me", headers=bearer(answer), json={"name": " Ada L. "})
+    cleared = await browser.patch(f"{AUTH}/me", headers=bearer(answer), json={"name": None})
+
+    assert renamed.json() == {**answer["user"], "name": "Ada L."}
+    assert cleared.json() == {**answer["user"], "name": None}
+    assert (await ada.patch(f"{AUTH}/me", json={"name": "Ada"})).json()["name"] == "Ada"
+    for wrong in ({}, {"name": ""}, {"name": "x" * 101}, {"name": "x\0"}, {"email": "x"}):
+        assert_helpful(await ada.patch(f"{AUTH}/me", json=wrong), 422)
+
+
+async def test_a_changed_password_ends_every_other_session(browser: Person) -> None:
+    email = new_email()
+    old = [await sign_up(browser, email=email, name=None)]
+    old += [await sign_in(browser, email=email, password=PASSWORD)]
+    before = cookie(browser)
+
+    changed = await browser.post(
+        f"{AUTH}/password",
+        headers=bearer(old[0]),
+        json={"current_password": PASSWORD, "new_password": OTHER},
+    )
+
+    assert changed.status_code == 200
+    assert (await browser.get("/api/tasks", headers=bearer(changed.json()))).status_code == 200
+    assert (await browser.post(f"{AUTH}/refresh")).status_code == 200
+    for answer in old:
+        dead = await browser.get("/api/tasks", headers=bearer(answer))
+        assert await code(dead) == (401, "token_revoked")
+    assert await code(await refresh(browser, before)) == (401, "refresh_token_invalid")
+    refused = await browser.post(f"{AUTH}/login", json={"email": email, "password": PASSWORD})
+    assert await code(refused) == (401, "invalid_credentials")
+    assert await sign_in(browser, email=email, password=OTHER)
+
+
+async def test_a_wrong_password_is_403_and_changes_nothing(browser: Person, ada: Person) -> None:
+    answer = await sign_up(browser, name=None)
+    change = {"current_password": OTHER, "new_password": OTHER}
+
+    wrong = await browser.post(f"{AUTH}/password", headers=bearer(answer), json=change)
+    without = await ada.post(f"{AUTH}/password", json=change)
+    kept = await browser.request(
+        "DELETE", f"{AUTH}/me", headers=bearer(answer), json={"password": OTHER}
+    )
+    weak = await browser.post(
+        f"{AUTH}/password",
+        headers=bearer(answer),
+        json={"current_password": PASSWORD, "new_password": "iloveyou"},
+    )
+    missing = await browser.delete(f"{AUTH}/me", headers=bearer(answer))
+
+    for response in (wrong, without, kept):
+        assert await code(response) == (403, "wrong_password")
+    assert weak.json()["errors"][0]["pointer"] == "#/new_password"
+    assert missing.json()["errors"] == [{"detail": "is required", "pointer": "#/password"}]
+    assert (await browser.get(f"{AUTH}/me", headers=bearer(answer))).json() == answer["user"]
+
+
+async def test_passwords_changed_at_once_change_once(browser: Person) -> None:
+    email = new_email()
+    answer = await sign_up(browser, email=email, name=None)
+
+    responses = await asyncio.gather(
+        *(
+            browser.post(
+                f"{AUTH}/password",
+                headers=bearer(answer),
+                json={"current_password": PASSWORD, "new_password": f"{OTHER} {number}"},
+            )
+            for number in range(5)
+        )
+    )
+
+    statuses = sorted(response.status_code for response in responses)
+    assert statuses[0] == 200
+    assert set(statuses[1:]) <= {401, 403}
+
+
+async def test_a_deleted_account_is_gone_with_its_tokens(
+    browser: Person, database: db.Database
+) -> None:
+    email = new_email()
+    answer = await sign_up(browser, email=email, name=None)
+    await browser.post("/api/tasks", headers=bearer(answer), json={"title": "Buy milk"})
+
+    response = await browser.request(
+        "DELETE", f"{AUTH}/me", headers=bearer(answer), json={"password": PASSWORD}
+    )
+
+    connection = await asyncpg.connect(database.url)
+    left = await connection.fetchval(
+        "SELECT (SELECT count(*) FROM users WHERE id = $1)"
+        " + (SELECT count(*) FROM tasks WHERE user_id = $1)"
+        " + (SELECT count(*) FROM sessions WHERE user_id = $1)",
+        answer["user"]["id"],
+    )
+    await connection.close()
+    assert response.status_code == 204
+    assert left == 0
+    for method in ("GET", "POST"):
+        dead = await browser.request(
+            method, "/api/tasks", headers=bearer(answer), json={"title": "x"}
+        )
+        assert await code(dead) == (401, "token_revoked")
+    assert (await browser.post(f"{AUTH}/refresh")).status_code == 401
+    assert await sign_up(browser, email=email, name=None)
+
+
+async def test_an_external_user_needs_no_password_to_go(ada: Person) -> None:
+    await create(ada)
+
+    assert (await ada.delete(f"{AUTH}/me")).status_code == 204
+
+    assert await code(await ada.get("/api/tasks")) == (401, "token_revoked")
+
+
+async def test_a_user_that_a_late_write_made_again_is_forgotten(
+    app: FastAPI, database: db.Database
+) -> None:
+    connection = await asyncpg.connect(database.url)
+    await connection.execute("INSERT INTO users (id) VALUES ('local_late'), ('localx'), ('lo')")
+
+    await app.state.revocations.clean_up()
+
+    rows = await connection.fetch("SELECT id FROM users WHERE id LIKE 'lo%' AND email IS NULL")
+    await connection.execute("DELETE FROM users WHERE id IN ('localx', 'lo')")
+    await connection.close()
+    assert {row["id"] for row in rows} == {"localx", "lo"}
+
+
+FOREIGN = ["https://evil.example", "null", "http://[", "https://test.evil.example", "http://test:1"]
+
+
+@pytest.mark.parametrize("origin", FOREIGN)
+@pytest.mark.parametrize("path", ["refresh", "logout", "login", "register", "token"])
+async def test_cookies_from_a_foreign_page_are_refused(
+    browser: Person, origin: str, path: str
+) -> None:
+    answer = await sign_up(browser, name=None)
+
+    response = await browser.post(f"{AUTH}/{path}", headers={"Origin": origin})
+
+    assert await code(response) == (403, "origin_not_allowed")
+    assert (await browser.get("/api/tasks", headers=bearer(answer))).status_code == 200
+
+
+@pytest.mark.parametrize("origin", [ORIGIN, "https://test"])
+async def test_cookies_from_pages_that_may_are_taken(browser: Person, origin: str) -> None:
+    await sign_up(browser, name=None)
+
+    assert (await browser.post(f"{AUTH}/refresh", headers={"Origin": origin})).status_code == 200
+
+
+async def test_too_many_hashes_at_once_are_refused_and_the_rest_served(browser: Person) -> None:
+    who = {"email": new_email(), "password": PASSWORD}
+    many = passwords.THREADS + passwords.QUEUE + 20
+
+    responses = await asyncio.gather(
+        *(browser.post(f"{AUTH}/login", json=who) for _ in range(many))
+    )
+
+    statuses = [response.status_code for response in responses]
+    assert set(statuses) == {401, 503}
+    refused = next(response for response in responses if response.status_code == 503)
+    assert refused.headers["Retry-After"] == "1"
+
+
+@pytest.fixture
+async def other_worker(configured: Settings) -> AsyncIterator[Person]:
+    """Start another worker on the same database."""
+    other = main.create_app(configured)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(other.router.lifespan_context(other))
+        yield await stack.enter_async_context(
+            httpx.AsyncClient(transport=httpx.ASGITransport(other), base_url="https://test")
+        )
+
+
+async def test_other_workers_refuse_within_a_second(browser: Person, other_worker: Person) -> None:
+    answer = await sign_up(browser, name=None)
+    assert (await other_worker.get("/api/tasks", headers=bearer(answer))).status_code == 200
+
+    await browser.post(f"{AUTH}/logout")
+    await asyncio.sleep(1)
+
+    dead = await other_worker.get("/api/tasks", headers=bearer(answer))
+    assert await code(dead) == (401, "token_revoked")
+
+
+async def test_a_revocation_that_commits_late_is_seen(
+    browser: Person, database: db.Database
+) -> None:
+    answer = await sign_up(browser, name=None)
+    session = cookie(browser).split(".")[0]
+    connection = await asyncpg.connect(database.url)
+    transaction = connection.transaction()
+    await transaction.start()
+    await connection.execute(
+        "INSERT INTO revocations (key, expires_at) VALUES ($1, now() + interval '1 min')",
+        f"session:{session}",
+    )
+    await asyncio.sleep(2)
+    assert (await browser.get("/api/tasks", headers=bearer(answer))).status_code == 200
+
+    await transaction.commit()
+    await connection.close()
+    await asyncio.sleep(1)
+
+    dead = await browser.get("/api/tasks", headers=bearer(answer))
+    assert await code(dead) == (401, "token_revoked")
+
+
+async def test_a_list_that_is_too_old_is_no_yes(
+    ada: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (await ada.get("/api/tasks")).status_code == 200
+
+    monkeypatch.setattr(revocations, "MAX_AGE_SECONDS", -1)
+
+    assert await code(await ada.get("/api/tasks")) == (503, "unavailable")
+
+
+async def test_following_survives_whatever_happens(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch, log_lines: Callable[[], str]
+) -> None:
+    monkeypatch.setattr(revocations, "INTERVAL_SECONDS", 0.01)
+    failures: list[Exception] = [errors.Problem("unavailable"), ValueError("canary")]
+    followed = revocations.Revocations(app.state.settings)
+
+    async def load() -> None:
+        if failures:
+            raise failures.pop(0)
+
+    monkeypatch.setattr(followed, "load", load)
+    following = asyncio.create_task(followed.follow())
+    await asyncio.sleep(0.2)
+
+    assert not following.done()
+    assert not failures
+    assert "cannot read the revocations" in log_lines()
+    following.cancel()
+
+
+async def test_security_events_are_logged_without_secrets(
+    browser: Person, log_lines: Callable[[], str]
+) -> None:
+    email = new_email()
+    who = {"email": email, "password": "canary-password"}
+    await browser.post(f"{AUTH}/register", json=who)
+    await browser.post(f"{AUTH}/login", json={**who, "password": "canary-wrong"})
+    answer = await sign_in(browser, **who)
+    oldest = cookie(browser)
+    for _ in range(2):
+        await browser.post(f"{AUTH}/refresh")
+    change = {"current_password": "canary-password", "new_password": "canary-changed"}
+    await browser.post(f"{AUTH}/password", headers=bearer(answer), json=change)
+    answer = await sign_in(browser, email=email, password="canary-changed")
+    newer = cookie(browser)
+    for _ in range(2):
+        await browser.post(f"{AUTH}/refresh")
+    await refresh(browser, newer)
+    answer = await sign_in(browser, email=email, password="canary-changed")
+    await browser.post(f"{AUTH}/logout", headers=bearer(answer))
+
+    log = log_lines()
+    for event in (
+        *("signed_up", "signed_in", "sign_in_refused", "refreshed", "refresh_reused"),
+        *("logged_out", "password_changed"),
+    ):
+        assert f'"event":"{event}"' in log, event
+    for secret in ("canary", email, answer["access_token"], oldest, oldest.split(".")[2], newer):
+        assert secret not in log
+
+
+@pytest.mark.parametrize("call", ["password", "delete", "login"])
+async def test_a_password_changed_in_between_is_the_old_one(
+    browser: Person, database: db.Database, call: str
+) -> None:
+    email = new_email()
+    answer = await sign_up(browser, email=email, name=None)
+    connection = await asyncpg.connect(database.url)
+
+    async with connection.transaction():
+        await connection.execute(
+            "UPDATE users SET password_hash = $2 WHERE email = $1",
+            email,
+            passwords._HASHES.hash(OTHER),  # noqa: SLF001
+        )
+        if call == "password":
+            change = {"current_password": PASSWORD, "new_password": OTHER + "!"}
+            waiting = browser.post(f"{AUTH}/password", headers=bearer(answer), json=change)
+        elif call == "delete":
+            farewell = {"password": PASSWORD}
+            waiting = browser.request("DELETE", f"{AUTH}/me", headers=bearer(answer), json=farewell)
+        else:
+            who = {"email": email, "password": PASSWORD}
+            waiting = browser.post(f"{AUTH}/login", json=who)
+        request = asyncio.create_task(waiting)
+        await asyncio.sleep(0.5)
+        assert not request.done()
+    await connection.close()
+
+    refused = (401, "invalid_credentials") if call == "login" else (403, "wrong_password")
+    assert await code(await request) == refused
+    assert await sign_in(browser, email=email, password=OTHER)
+
+
+async def test_logging_out_again_goes_as_well(browser: Person) -> None:
+    answer = await sign_up(browser, name=None)
+    headers = {"Cookie": f"refresh_token={cookie(browser)}", **bearer(answer)}
+    browser.cookies.clear()
+
+    for _ in range(2):
+        response = await browser.post(f"{AUTH}/logout?everywhere=true", headers=headers)
+        assert response.status_code == 204

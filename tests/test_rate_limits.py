@@ -1,0 +1,249 @@
+"""Rate limits: by user, address and account; in memory, and in a real Redis for all workers."""
+
+import asyncio
+import contextlib
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.types import ASGIApp
+
+import main
+from dependencies import rate_limits
+from settings import Settings
+from tests.conftest import Person, token
+from tests.test_auth import AUTH, PASSWORD, code, new_email
+
+Start = Callable[..., Any]
+REDIS = shutil.which("redis-server")
+
+
+@pytest.fixture
+async def start(configured: Settings) -> AsyncIterator[Start]:
+    """Start workers with limits."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(**changes: object) -> ASGIApp:
+            defaults = {"rate_limit": None, "auth_rate_limit": None, "refresh_rate_limit": None}
+            app = main.create_app(configured.model_copy(update={**defaults, **changes}))
+            await stack.enter_async_context(app.router.lifespan_context(app))
+            return app
+
+        yield start
+
+
+def connect(app: ASGIApp, token: str | None = None, address: str = "192.0.2.1") -> Person:
+    """Make a client with an address."""
+    transport = httpx.ASGITransport(app, client=(address, 123))
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    return httpx.AsyncClient(transport=transport, base_url="https://test", headers=headers)
+
+
+async def test_every_answer_says_what_is_left(start: Start, ada_id: str) -> None:
+    ada = connect(await start(rate_limit="3/minute"), token(sub=ada_id))
+
+    answers = [await ada.get(f"/api/tasks{path}") for path in ("", "/999", "?x=1", "")]
+
+    assert [answer.status_code for answer in answers] == [200, 404, 422, 429]
+    assert {answer.headers["RateLimit-Policy"] for answer in answers} == {'"user";q=3;w=60'}
+    assert [answer.headers["RateLimit"] for answer in answers] == [
+        f'"user";r={left};t=60' for left in (2, 1, 0, 0)
+    ]
+    assert await code(answers[-1]) == (429, "rate_limited")
+    assert 0 < int(answers[-1].headers["Retry-After"]) <= 60
+
+
+async def test_users_have_limits_of_their_own(start: Start, ada_id: str, bob_id: str) -> None:
+    app = await start(rate_limit="1/minute")
+    ada, bob = (connect(app, token(sub=user_id)) for user_id in (ada_id, bob_id))
+
+    assert (await ada.get("/api/tasks")).status_code == 200
+    assert (await ada.get("/api/tasks")).status_code == 429
+    assert (await bob.get("/api/tasks")).status_code == 200
+
+
+async def test_a_window_ends(start: Start, ada_id: str) -> None:
+    ada = connect(await start(rate_limit="1/second"), token(sub=ada_id))
+
+    assert (await ada.get("/api/tasks")).status_code == 200
+    assert (await ada.get("/api/tasks")).status_code == 429
+    await asyncio.sleep(1.1)
+    assert (await ada.get("/api/tasks")).status_code == 200
+
+
+async def test_strangers_are_counted_by_address(start: Start, ada_id: str) -> None:
+    app = await start(rate_limit="2/minute")
+    stranger = connect(app, "not.a.token")
+    forger = connect(app, "not.a.token")
+    forger.headers["X-Forwarded-For"] = "198.51.100.7"
+
+    assert [(await stranger.get("/api/tasks")).status_code for _ in range(2)] == [401, 401]
+    assert (await forger.get("/api/tasks")).status_code == 429
+    assert (await connect(app, None, "192.0.2.2").get("/api/tasks")).status_code == 401
+    assert (await connect(app, token(sub=ada_id)).get("/api/tasks")).status_code == 200
+
+
+async def test_a_limit_that_is_off_says_nothing(start: Start, ada_id: str) -> None:
+    answer = await connect(await start(), token(sub=ada_id)).get("/api/tasks")
+
+    assert "RateLimit" not in answer.headers
+    assert "RateLimit-Policy" not in answer.headers
+
+
+async def test_sign_ins_are_counted_by_address_and_by_account(start: Start) -> None:
+    app = await start(auth_rate_limit="2/minute")
+    email = new_email()
+
+    answers = [
+        await connect(app, None, f"192.0.2.{n}").post(
+            f"{AUTH}/login", json={"email": email, "password": PASSWORD}
+        )
+        for n in range(3)
+    ]
+    same_address = [
+        await connect(app, None, "198.51.100.1").post(
+            f"{AUTH}/register", json={"email": "no email", "password": PASSWORD}
+        )
+        for _ in range(3)
+    ]
+
+    assert [answer.status_code for answer in answers] == [401, 401, 429]
+    assert answers[0].headers["RateLimit-Policy"] == '"address";q=2;w=60, "account";q=2;w=60'
+    assert answers[2].headers["RateLimit"] == '"address";r=1;t=60, "account";r=0;t=60'
+    assert [answer.status_code for answer in same_address] == [422, 422, 429]
+
+
+async def test_guessing_the_current_password_is_limited(start: Start) -> None:
+    app = await start()
+    person, who = connect(app), {"email": new_email(), "password": PASSWORD}
+    await person.post(f"{AUTH}/register", json=who)
+    answer = (await person.post(f"{AUTH}/login", json=who)).json()
+    limited = connect(await start(auth_rate_limit="2/minute"), answer["access_token"])
+
+    statuses = [
+        (await limited.request("DELETE", f"{AUTH}/me", json={"password": "wrong"})).status_code
+        for _ in range(3)
+    ]
+
+    assert statuses == [403, 403, 429]
+
+
+async def test_refreshes_are_limited(start: Start) -> None:
+    app = await start(refresh_rate_limit="2/minute")
+    person, who = connect(app), {"email": new_email(), "password": PASSWORD}
+    await person.post(f"{AUTH}/register", json=who)
+    await person.post(f"{AUTH}/login", json=who)
+    forger = connect(app, None, "192.0.2.9")
+
+    statuses = [(await person.post(f"{AUTH}/refresh")).status_code for _ in range(3)]
+    forged = [
+        (await forger.post(f"{AUTH}/refresh", headers={"Cookie": "refresh_token=x"})).status_code
+        for _ in range(3)
+    ]
+
+    assert statuses == [200, 200, 429]
+    assert forged == [401, 401, 429]
+
+
+async def test_what_has_expired_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate_limits, "SWEEP_SECONDS", 0)
+    memory = rate_limits.Memory()
+    for number in range(100):
+        await memory.incr(str(number), 0.01)
+    await asyncio.sleep(0.02)
+
+    await memory.incr("x", 60)
+
+    assert list(memory._counts) == ["x"]  # noqa: SLF001
+    assert await memory.get("1") == 0
+    assert await memory.check()
+    await memory.clear("x")
+    await memory.incr("y", 60)
+    await memory.reset()
+    assert not memory._counts  # noqa: SLF001
+
+
+@contextlib.contextmanager
+def redis(folder: Path, port: int) -> Iterator[None]:
+    """Run a Redis."""
+    assert REDIS
+    process = subprocess.Popen(
+        [REDIS, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)],
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(0.02)
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture
+def port() -> int:
+    """Find a free port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        number: int = free.getsockname()[1]
+        return number
+
+
+@pytest.mark.skipif(not REDIS, reason="needs redis-server, from Debian's package of that name")
+async def test_redis_makes_limits_exact_across_workers(
+    start: Start, ada_id: str, folder: Path, port: int
+) -> None:
+    with redis(folder, port):
+        options = {
+            "rate_limit": "30/minute",
+            "rate_limit_storage": f"async+redis://127.0.0.1:{port}",
+        }
+        workers = [connect(await start(**options), token(sub=ada_id)) for _ in range(2)]
+
+        answers = await asyncio.gather(
+            *(worker.get("/api/tasks") for worker in workers for _ in range(40))
+        )
+
+    statuses = [answer.status_code for answer in answers]
+    assert statuses.count(200) == 30
+    assert statuses.count(429) == 50
+
+
+@pytest.mark.skipif(not REDIS, reason="needs redis-server, from Debian's package of that name")
+async def test_without_its_storage_signing_in_is_closed_and_the_rest_open(
+    start: Start,
+    ada_id: str,
+    folder: Path,
+    port: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(rate_limits, "RETRY_SECONDS", 0.2)
+    options = {"rate_limit_storage": f"async+redis://127.0.0.1:{port}"}
+    app = await start(rate_limit="30/minute", auth_rate_limit="9/minute", **options)
+    ada = connect(app, token(sub=ada_id))
+    who = {"email": new_email(), "password": PASSWORD}
+
+    started = time.monotonic()
+    tasks = [await ada.get("/api/tasks") for _ in range(20)]
+    login = await ada.post(f"{AUTH}/login", json=who)
+    await asyncio.sleep(0.21)
+    tasks.append(await ada.get("/api/tasks"))
+    assert time.monotonic() - started < 5
+    with redis(folder, port):
+        await asyncio.sleep(0.3)
+        again = await ada.post(f"{AUTH}/login", json=who)
+
+    assert {answer.status_code for answer in tasks} == {200}
+    assert await code(login) == (503, "unavailable")
+    assert await code(again) == (401, "invalid_credentials")
+    assert capsys.readouterr().out.count("the storage of rate limits is down") == 1
