@@ -74,6 +74,7 @@ REFUSED: dict[str, str] = {
     "two parts": "a.b",
     "four parts": token(sub="ada") + ".x",
     "no base64": "!.!.!",
+    "padded": token(sub="ada") + "=",
     "dots": "..",
     "long": "a" * 5000,
     "too long to be looked at": token(sub="ada", filler="x" * 9000),
