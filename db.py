@@ -78,6 +78,8 @@ class Statement(Generic[Row]):
             except _FAILURES as error:
                 verdict = errors.from_database(error)
                 # Its class and SQLSTATE only: the text of an error may quote a row.
+                if isinstance(verdict, errors.DatabaseError):
+                    raise verdict from None  # and is logged there, with its traceback
                 state = getattr(error, "sqlstate", None)
                 logger.warning("database: %s, SQLSTATE %s", type(error).__name__, state)
                 if not isinstance(verdict, errors.TryAgain):

@@ -83,8 +83,12 @@ class TryAgain(Exception):
     """The database undid the statement and asks to run it again."""
 
 
+class DatabaseError(Exception):
+    """A bug of ours that the database found. Its own words are left out: they may quote a row."""
+
+
 def from_database(error: Exception) -> Exception:
-    """Translate what asyncpg raised: to `TryAgain`, to a `Problem`, or not at all (a bug of ours).
+    """Translate what asyncpg raised: to `TryAgain`, `Problem` or `DatabaseError` (a bug of ours).
 
     By SQLSTATE (PostgreSQL manual, appendix A). Anything that is not the server's own answer, such
     as a refused connection, a reset one or a deadline that passed, means that it is out of reach.
@@ -102,7 +106,7 @@ def from_database(error: Exception) -> Exception:
         case "22", _:
             return Problem("validation_error")
         case _:
-            return error
+            return DatabaseError(f"{type(error).__name__}, SQLSTATE {state}")
 
 
 def respond(scope: Scope, problem: Problem) -> Response:
