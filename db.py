@@ -36,6 +36,9 @@ _FAILURES = (
     *(OSError, asyncpg.PostgresError, asyncpg.InterfaceError),
     asyncpg.InternalClientError,  # of a connection that ends while it is being used
 )
+_HARMLESS = {"22", "23", "40", "42"}
+"""SQLSTATE classes that blame a statement or its values, and not the server or the session."""
+
 logger = logging.getLogger("todo.database")
 _DIALECT = dialect()  # type: ignore[no-untyped-call]
 
@@ -188,14 +191,11 @@ class _Pool:
                 raise ConnectionError(error.sqlstate) from error  # it lets nobody in, whatever why
             try:
                 records = await connection.fetch(sql, *values, timeout=deadline)
-            except asyncpg.InvalidSQLStatementNameError:
-                self._discard(connection)  # the server forgot what this connection has prepared
-                raise
-            except asyncpg.PostgresError:
-                self._give(connection)  # what the server refuses does no harm to it
-                raise
-            except BaseException:
-                self._discard(connection)
+            except BaseException as error:
+                if str(getattr(error, "sqlstate", None))[:2] in _HARMLESS:
+                    self._give(connection)
+                else:
+                    self._discard(connection)
                 raise
             self._give(connection)
             return records

@@ -91,6 +91,15 @@ async def test_a_connection_that_lost_its_statements_is_replaced(ada: Person) ->
     assert (await ada.get(f"/api/tasks/{task['id']}")).json() == task
 
 
+async def test_a_connection_to_a_server_that_became_read_only_is_replaced(ada: Person) -> None:
+    """As after a failover, when the name leads to another server by now."""
+    await db._fetch("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", [], 1)  # noqa: SLF001
+
+    answers = [await ada.post("/api/tasks", json={"title": "x"}) for _ in range(2)]
+
+    assert [answer.status_code for answer in answers] == [503, 201]
+
+
 async def test_a_database_that_lets_nobody_in_is_unavailable(
     ada: Person, database: db.Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
