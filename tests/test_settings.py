@@ -68,6 +68,15 @@ def test_settings_come_from_the_environment_and_from_the_file(
         ),
         # SQLAlchemy
         ("postgresql+asyncpg://u:p@h/d?ssl=require", "postgresql://u:p@h/d?sslmode=require"),
+        ("postgresql://u:p@h/d?ssl=verify-full", "postgresql://u:p@h/d?sslmode=verify-full"),
+        ("postgresql://u:p@h/d?ssl=true", "postgresql://u:p@h/d?sslmode=require"),
+        (
+            "postgresql://u:p@h/d?ssl=1&sslmode=verify-ca",
+            "postgresql://u:p@h/d?sslmode=verify-ca",
+        ),
+        ("postgresql://u:p@h/d?ssl=maybe", "postgresql://u:p@h/d"),
+        # certificates
+        ("postgresql://u:p@h/d?sslcrl=a&ssl_min_protocol_version=TLSv1.3", None),
         # a socket
         ("postgresql:///d?host=/run/postgresql", "postgresql:///d?host=%2Frun%2Fpostgresql"),
     ],
@@ -87,6 +96,9 @@ def test_urls_are_taken_as_they_are_handed_out(handed_out: str, used: str | None
         ("postgresql://u:p@h:6432/d", True),
         ("postgresql://u:p@aws-0-eu.pooler.supabase.com:5432/postgres", False),
         ("postgresql://u:p@ep-x.eu.aws.neon.tech/db", False),
+        ("postgresql://u:x-pooler.y@h/d", False),
+        ("postgresql://u:6432@h/d", False),
+        ("postgresql://u:p@h/d?application_name=:6432&pgbouncer=trueish", False),
     ],
 )
 def test_a_transaction_pooler_is_guessed_and_can_be_said(url: str, pooler: bool) -> None:
@@ -117,6 +129,9 @@ def test_a_transaction_pooler_is_guessed_and_can_be_said(url: str, pooler: bool)
         ({"CORS_ORIGINS": "https://*.example"}, "CORS_ORIGINS: lists exact origins"),
         ({"CORS_ORIGINS": "https://a.example/b"}, "CORS_ORIGINS: lists exact origins"),
         ({"CORS_ORIGINS": "a.example"}, "CORS_ORIGINS: lists exact origins"),
+        ({"CORS_ORIGINS": "https://a.example?b"}, "CORS_ORIGINS: lists exact origins"),
+        ({"CORS_ORIGINS": "https://a.example#b"}, "CORS_ORIGINS: lists exact origins"),
+        ({"CORS_ORIGINS": "https://a@b.example"}, "CORS_ORIGINS: lists exact origins"),
         ({"LOG_LEVEL": "loud"}, "LOG_LEVEL: "),
         ({"LOG_FORMAT": "xml"}, "LOG_FORMAT: "),
     ],
@@ -138,6 +153,31 @@ def test_a_wrong_setting_ends_the_start_with_one_line_that_names_it(
     assert printed.startswith(line)
     assert printed.count("\n") == 1
     assert "canary" not in printed
+
+
+def test_a_file_that_is_not_utf_8_ends_the_start_with_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_bytes("LOG_LEVEL=info\n".encode("utf-16"))
+
+    with pytest.raises(SystemExit) as ended:
+        load()
+
+    assert ended.value.code == STARTUP_FAILURE
+    assert capsys.readouterr().err == ".env: is not UTF-8\n"
+
+
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [
+        ("https://App.Example:443/", "https://app.example"),
+        ("HTTP://app.example:80", "http://app.example"),
+        ("https://app.example:80", "https://app.example:80"),
+        ("http://[::1]:443", "http://[::1]:443"),
+    ],
+)
+def test_origins_are_compared_as_browsers_send_them(written: str, sent: str) -> None:
+    assert Settings(cors_origins=(written,)).cors_origins == (sent,)
 
 
 def test_the_example_lists_exactly_the_settings(project: Path) -> None:
