@@ -47,6 +47,13 @@ _PLAIN_WORDS = {
     "string_too_long": "takes at most {max_length} characters",
     "bool_type": "must be true or false",
     "enum": "must be {expected}",
+    "literal_error": "must be {expected}",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+    "dict_type": "must be an object",
+    "datetime_parsing": "is no real date and time",
+    "datetime_from_date_parsing": "is no real date and time",
+    "datetime_object_invalid": "is no real date and time",
     "greater_than_equal": "must be {ge} or more",
     "less_than_equal": "must be {le} or less",
     "null": "must not be null; send no body at all, or an object",
@@ -188,6 +195,7 @@ def _invalid(error: RequestValidationError) -> Problem:
     errors = [_invalid_member(item) for item in error.errors()[:MAX_LISTED]]
     first, *_ = errors
     place = first.get("pointer", "").lstrip("#/") or first.get("parameter", "body")
+    place = place or "a parameter without a name"
     return Problem("validation_error", f"{place}: {first['detail']}", errors=errors)
 
 
