@@ -1,5 +1,6 @@
 """The tables: made at startup, by whoever comes first, and equal to the models."""
 
+import shutil
 import subprocess
 import sys
 import uuid
@@ -12,7 +13,8 @@ import asyncpg
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection
+from sqlalchemy import Column, Connection, MetaData, Table
+from sqlmodel import AutoString, SQLModel
 
 import db
 import errors
@@ -86,6 +88,32 @@ def test_alembics_own_command_line_works(
         alembic_main("check")
     alembic_main("upgrade", "head")
     alembic_main("check")
+
+
+def test_a_made_revision_runs_and_passes_the_linter(
+    empty: Settings, project: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", str(empty.database_url))
+    monkeypatch.setenv("BETTER_AUTH_SECRET", SECRET)
+    tables = MetaData()
+    for table in SQLModel.metadata.tables.values():
+        table.to_metadata(tables)
+    Table("notes", tables, Column("text", AutoString(), nullable=False))
+    monkeypatch.setattr(SQLModel, "metadata", tables)
+    versions = shutil.copytree(project / "migrations", folder / "migrations") / "versions"
+    made = Config(toml_file=project / "pyproject.toml")
+    made.set_main_option("script_location", str(folder / "migrations"))
+
+    command.upgrade(made, "head")
+    command.revision(made, "Add notes", autogenerate=True, rev_id="0002")
+    command.upgrade(made, "head")
+    command.check(made)
+
+    path = versions / "0002_add_notes.py"
+    for options in (["check", "--fix", "--ignore", "INP001"], ["format"]):
+        ruff = [sys.executable, "-m", "ruff", *options, "--config", str(project / "pyproject.toml")]
+        subprocess.run([*ruff, str(path)], check=True)
+    assert "sa.String()" in path.read_text()
 
 
 @pytest.mark.parametrize(
