@@ -215,6 +215,23 @@ def json_pointer(path: Iterable[str | int]) -> str:
     return "#" + "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)
 
 
+def header(name: str, description: str, **schema: str) -> dict[str, Any]:
+    """Describe a header of an answer, for the OpenAPI document."""
+    return {name: {"description": description, "schema": schema}}
+
+
+_HEADERS = {
+    401: header("WWW-Authenticate", "The challenge (RFC 6750).", type="string"),
+    503: header("Retry-After", "In how many seconds to try again.", type="integer"),
+}
+_EXAMPLES = {
+    "validation_error": {
+        "detail": "title: needs 1 or more characters",
+        "errors": [{"detail": "needs 1 or more characters", "pointer": "#/title"}],
+    }
+}
+
+
 def answers(*codes: str) -> dict[int | str, dict[str, Any]]:
     """Describe the problems that a route may answer with, for the OpenAPI document."""
     responses: dict[int | str, dict[str, Any]] = {}
@@ -233,6 +250,8 @@ def answers(*codes: str) -> dict[int | str, dict[str, Any]]:
                 },
             },
         )["content"]
+        if status in _HEADERS:
+            responses[status]["headers"] = _HEADERS[status]
         content["application/problem+json"]["examples"][code] = {
             "summary": sentence,
             "value": {
@@ -242,6 +261,7 @@ def answers(*codes: str) -> dict[int | str, dict[str, Any]]:
                 "detail": sentence,
                 "code": code,
                 "request_id": "5f0c3a8e9d7b4c61a2e4f6b8c0d2e4f6",
-            },
+            }
+            | _EXAMPLES.get(code, {}),
         }
     return responses
