@@ -102,7 +102,16 @@ def _expiry(payload: dict[str, Any]) -> float:
     return expires
 
 
-def sign(secret: str, user_id: str, lifetime_seconds: float) -> str:
-    """Make a token for a user, as a frontend's own server would."""
-    claims = {"sub": user_id, "iat": int(time.time()), "exp": int(time.time() + lifetime_seconds)}
-    return jwt.encode(claims, secret, "HS256")
+def sign(
+    secret: str,
+    user_id: str,
+    lifetime_seconds: float,
+    *,
+    user_claim: str = "sub",
+    **others: str | None,
+) -> str:
+    """Make a token for a user, as a frontend's own server would; a claim of None is left out."""
+    now = time.time()
+    claims = {"iat": int(now), "exp": int(now + lifetime_seconds), **others, user_claim: user_id}
+    present = {name: value for name, value in claims.items() if value is not None}
+    return jwt.encode(present, secret, "HS256")

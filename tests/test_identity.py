@@ -271,3 +271,21 @@ def test_a_token_made_by_hand_is_accepted(
     make_token.main()
 
     assert security.Verifier(SECRET).user_id(capsys.readouterr().out.strip()) == "ada"
+
+
+def test_a_token_made_by_hand_has_the_claims_that_are_asked_for(
+    database: db.Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database.url)
+    monkeypatch.setenv("BETTER_AUTH_SECRET", SECRET)
+    monkeypatch.setenv("JWT_ISSUER", "https://app")
+    monkeypatch.setenv("JWT_AUDIENCE", "todo")
+    monkeypatch.setenv("JWT_USER_CLAIMS", "uid,id")
+    monkeypatch.setattr(sys, "argv", ["make_token.py", "ada"])
+
+    make_token.main()
+
+    verifier = security.Verifier(
+        SECRET, issuer="https://app", audience="todo", user_claims=["uid", "id"]
+    )
+    assert verifier.user_id(capsys.readouterr().out.strip()) == "ada"
