@@ -253,7 +253,7 @@ async def connect(settings: Settings, url: str) -> AsyncIterator[None]:
 
     Raises `errors.CannotStart` where the database cannot be reached or the tables cannot be made.
     """
-    global _pool  # noqa: PLW0603
+    global _pool  # noqa: PLW0603  (a worker has one pool)
     try:
         if settings.migrate_on_start:
             await run_sync(settings, url, upgrade)

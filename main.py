@@ -48,6 +48,8 @@ class Service(FastAPI):
 
     def openapi(self) -> dict[str, Any]:
         """Return the document, in which `list_tasks` is `listTasks` and every error has a shape."""
+        if self.openapi_schema:
+            return self.openapi_schema
         for route in self.routes:
             if isinstance(route, APIRoute):
                 first, *rest = route.name.split("_")
