@@ -72,7 +72,7 @@ class Statement(Generic[Row]):
         self.sql = str(compiled)
         self.names = tuple(compiled.positiontup or ())
 
-    async def all(self, **values: Any) -> list[Row]:  # noqa: ANN401
+    async def all(self, **values: Any) -> list[Row]:  # noqa: ANN401  (of any column)
         """Run the statement and return its rows."""
         arguments = [values[name] for name in self.names]
         for _ in range(ATTEMPTS):
@@ -91,12 +91,12 @@ class Statement(Generic[Row]):
                 return cast("list[Row]", [dict(record) for record in records])
         raise errors.Problem("unavailable")
 
-    async def first(self, **values: Any) -> Row | None:  # noqa: ANN401
+    async def first(self, **values: Any) -> Row | None:  # noqa: ANN401  (of any column)
         """Run the statement and return its first row, if there is one."""
         rows = await self.all(**values)
         return rows[0] if rows else None
 
-    async def one(self, **values: Any) -> Row:  # noqa: ANN401
+    async def one(self, **values: Any) -> Row:  # noqa: ANN401  (of any column)
         """Run a statement that always has one row, and return it."""
         (row,) = await self.all(**values)
         return row

@@ -112,7 +112,7 @@ class _Body(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _ignore_read_only(cls, body: Any) -> Any:  # noqa: ANN401
+    def _ignore_read_only(cls, body: Any) -> Any:  # noqa: ANN401  (JSON is anything)
         if isinstance(body, dict):
             return {name: value for name, value in body.items() if name not in _READ_ONLY}
         return body

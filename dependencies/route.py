@@ -36,7 +36,7 @@ class Route(APIRoute):
     are not `async`, headers and cookies, a query that is not one model, more than one body.
     """
 
-    def __init__(self, path: str, endpoint: Any, **options: Any) -> None:  # noqa: ANN401
+    def __init__(self, path: str, endpoint: Any, **options: Any) -> None:  # noqa: ANN401  (as FastAPI has it)
         super().__init__(path, endpoint, **options)
         for reason in _unsupported(self.dependant):
             raise TypeError(f"{path}: {reason}.")
@@ -173,7 +173,7 @@ def _is_json(content_type: str) -> bool:
     return kind == "application" and (subtype == "json" or subtype.endswith("+json"))
 
 
-def _parse(body: bytes) -> Any:  # noqa: ANN401
+def _parse(body: bytes) -> Any:  # noqa: ANN401  (JSON is anything)
     """Parse JSON (RFC 8259). Raises `Problem` 422.
 
     Unlike the standard library's, this parser refuses NaN, lone surrogates and deep nesting.
