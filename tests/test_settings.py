@@ -205,7 +205,7 @@ def test_secrets_are_not_in_the_representation() -> None:
 def test_through_a_pooler_nothing_is_kept_between_statements() -> None:
     pooled = Settings(database_url=URL, better_auth_secret=SECRET, database_pooler=True)
 
-    assert db._options(pooled)["statement_cache_size"] == 0  # noqa: SLF001
+    assert db._options(pooled)["statement_cache_size"] == 0  # noqa: SLF001  (nothing else tells)
 
 
 def test_the_service_says_the_line_and_nothing_else(project: Path) -> None:
