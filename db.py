@@ -36,6 +36,9 @@ _FAILURES = (
     *(OSError, asyncpg.PostgresError, asyncpg.InterfaceError),
     asyncpg.InternalClientError,  # of a connection that ends while it is being used
 )
+_HARMLESS = {"22", "23", "40", "42"}
+"""SQLSTATE classes that blame a statement or its values, and not the server or the session."""
+
 logger = logging.getLogger("todo.database")
 _DIALECT = dialect()  # type: ignore[no-untyped-call]
 
@@ -69,7 +72,7 @@ class Statement(Generic[Row]):
         self.sql = str(compiled)
         self.names = tuple(compiled.positiontup or ())
 
-    async def all(self, **values: Any) -> list[Row]:  # noqa: ANN401
+    async def all(self, **values: Any) -> list[Row]:  # noqa: ANN401  (of any column)
         """Run the statement and return its rows."""
         arguments = [values[name] for name in self.names]
         for _ in range(ATTEMPTS):
@@ -78,6 +81,8 @@ class Statement(Generic[Row]):
             except _FAILURES as error:
                 verdict = errors.from_database(error)
                 # Its class and SQLSTATE only: the text of an error may quote a row.
+                if isinstance(verdict, errors.DatabaseError):
+                    raise verdict from None  # and is logged there, with its traceback
                 state = getattr(error, "sqlstate", None)
                 logger.warning("database: %s, SQLSTATE %s", type(error).__name__, state)
                 if not isinstance(verdict, errors.TryAgain):
@@ -86,12 +91,12 @@ class Statement(Generic[Row]):
                 return cast("list[Row]", [dict(record) for record in records])
         raise errors.Problem("unavailable")
 
-    async def first(self, **values: Any) -> Row | None:  # noqa: ANN401
+    async def first(self, **values: Any) -> Row | None:  # noqa: ANN401  (of any column)
         """Run the statement and return its first row, if there is one."""
         rows = await self.all(**values)
         return rows[0] if rows else None
 
-    async def one(self, **values: Any) -> Row:  # noqa: ANN401
+    async def one(self, **values: Any) -> Row:  # noqa: ANN401  (of any column)
         """Run a statement that always has one row, and return it."""
         (row,) = await self.all(**values)
         return row
@@ -189,14 +194,11 @@ class _Pool:
                 raise ConnectionError(error.sqlstate) from error  # it lets nobody in, whatever why
             try:
                 records = await connection.fetch(sql, *values, timeout=deadline)
-            except asyncpg.InvalidSQLStatementNameError:
-                self._discard(connection)  # the server forgot what this connection has prepared
-                raise
-            except asyncpg.PostgresError:
-                self._give(connection)  # what the server refuses does no harm to it
-                raise
-            except BaseException:
-                self._discard(connection)
+            except BaseException as error:
+                if str(getattr(error, "sqlstate", None))[:2] in _HARMLESS:
+                    self._give(connection)
+                else:
+                    self._discard(connection)
                 raise
             self._give(connection)
             return records
@@ -254,7 +256,7 @@ async def connect(settings: Settings, url: str) -> AsyncIterator[None]:
 
     Raises `errors.CannotStart` where the database cannot be reached or the tables cannot be made.
     """
-    global _pool  # noqa: PLW0603
+    global _pool  # noqa: PLW0603  (a worker has one pool)
     try:
         if settings.migrate_on_start:
             await run_sync(settings, url, upgrade)

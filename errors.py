@@ -22,7 +22,7 @@ CODES: dict[str, tuple[int, str]] = {
     "token_expired": (401, "This token has expired. Sign in again."),
     "token_revoked": (401, "This token was logged out. Sign in again."),
     "invalid_credentials": (401, "Email or password is wrong."),
-    "refresh_token_missing": (401, "There is no refresh cookie. Sign in again."),
+    "refresh_token_missing": (401, "You are signed out. Sign in again."),
     "refresh_token_invalid": (401, "This session has ended. Sign in again."),
     "wrong_password": (403, "The current password is wrong."),
     "wrong_user": (403, "The user id in the path is not the one in your token."),
@@ -36,7 +36,7 @@ CODES: dict[str, tuple[int, str]] = {
     "body_too_large": (413, "The body is larger than 64 KiB."),
     "unsupported_media_type": (415, "Send the body as JSON, with Content-Type: application/json."),
     "validation_error": (422, "The request does not follow the rules."),
-    "rate_limited": (429, "Too many requests. Try again after Retry-After seconds."),
+    "rate_limited": (429, "Too many requests. Try again later."),
     "internal_error": (
         500,
         "Something went wrong on our side; the request id finds it in the log.",
@@ -57,6 +57,13 @@ _PLAIN_WORDS = {
     "string_too_long": "takes at most {max_length} characters",
     "bool_type": "must be true or false",
     "enum": "must be {expected}",
+    "literal_error": "must be {expected}",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+    "dict_type": "must be an object",
+    "datetime_parsing": "is no real date and time",
+    "datetime_from_date_parsing": "is no real date and time",
+    "datetime_object_invalid": "is no real date and time",
     "greater_than_equal": "must be {ge} or more",
     "less_than_equal": "must be {le} or less",
     "null": "must not be null; send no body at all, or an object",
@@ -93,8 +100,12 @@ class TryAgain(Exception):
     """The database undid the statement and asks to run it again."""
 
 
+class DatabaseError(Exception):
+    """A bug of ours that the database found. Its own words are left out: they may quote a row."""
+
+
 def from_database(error: Exception) -> Exception:
-    """Translate what asyncpg raised: to `TryAgain`, to a `Problem`, or not at all (a bug of ours).
+    """Translate what asyncpg raised: to `TryAgain`, `Problem` or `DatabaseError` (a bug of ours).
 
     By SQLSTATE (PostgreSQL manual, appendix A). Anything that is not the server's own answer, such
     as a refused connection, a reset one or a deadline that passed, means that it is out of reach.
@@ -114,7 +125,7 @@ def from_database(error: Exception) -> Exception:
         case _, "23505" if code := _TAKEN.get(getattr(error, "constraint_name", None)):
             return Problem(code)
         case _:
-            return error
+            return DatabaseError(f"{type(error).__name__}, SQLSTATE {state}")
 
 
 def respond(scope: Scope, problem: Problem) -> Response:
@@ -196,6 +207,7 @@ def _invalid(error: RequestValidationError) -> Problem:
     errors = [_invalid_member(item) for item in error.errors()[:MAX_LISTED]]
     first, *_ = errors
     place = first.get("pointer", "").lstrip("#/") or first.get("parameter", "body")
+    place = place or "a parameter without a name"
     return Problem("validation_error", f"{place}: {first['detail']}", errors=errors)
 
 
@@ -213,6 +225,23 @@ def _invalid_member(item: Mapping[str, Any]) -> dict[str, str]:
 def json_pointer(path: Iterable[str | int]) -> str:
     """Write a path into a document as a URI fragment (RFC 6901, section 6)."""
     return "#" + "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)
+
+
+def header(name: str, description: str, **schema: str) -> dict[str, Any]:
+    """Describe a header of an answer, for the OpenAPI document."""
+    return {name: {"description": description, "schema": schema}}
+
+
+_HEADERS = {
+    401: header("WWW-Authenticate", "The challenge (RFC 6750).", type="string"),
+    503: header("Retry-After", "In how many seconds to try again.", type="integer"),
+}
+_EXAMPLES = {
+    "validation_error": {
+        "detail": "title: needs 1 or more characters",
+        "errors": [{"detail": "needs 1 or more characters", "pointer": "#/title"}],
+    }
+}
 
 
 def answers(*codes: str) -> dict[int | str, dict[str, Any]]:
@@ -233,6 +262,8 @@ def answers(*codes: str) -> dict[int | str, dict[str, Any]]:
                 },
             },
         )["content"]
+        if status in _HEADERS:
+            responses[status]["headers"] = _HEADERS[status]
         content["application/problem+json"]["examples"][code] = {
             "summary": sentence,
             "value": {
@@ -242,6 +273,7 @@ def answers(*codes: str) -> dict[int | str, dict[str, Any]]:
                 "detail": sentence,
                 "code": code,
                 "request_id": "5f0c3a8e9d7b4c61a2e4f6b8c0d2e4f6",
-            },
+            }
+            | _EXAMPLES.get(code, {}),
         }
     return responses

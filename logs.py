@@ -37,7 +37,7 @@ class TextFormatter(logging.Formatter):
 
     converter = staticmethod(time.gmtime)
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (the name is logging's)
         """Escape what is not printable, but in tracebacks, which are appended later."""
         record.message = "".join(
             character if character.isprintable() else repr(character)[1:-1]

@@ -67,9 +67,10 @@ class Service(FastAPI):
                 route.summary = route.description.partition(".")[0].replace("`", "")
         document = super().openapi()
         schemes = document["components"]["securitySchemes"]
-        schemes["Password"] = OAuth2(flows=OAuthFlows(password=TOKEN_FLOW)).model_dump(
-            mode="json", by_alias=True, exclude_none=True
-        )
+        schemes["Password"] = OAuth2(
+            flows=OAuthFlows(password=TOKEN_FLOW),
+            description="The username is your email. Leave the client fields empty.",
+        ).model_dump(mode="json", by_alias=True, exclude_none=True)
         for path in document["paths"].values():
             for operation in path.values():
                 if "security" in operation:

@@ -18,9 +18,18 @@ def main() -> None:
     user_id = arguments.parse_args().user_id
     if not 0 < len(user_id) <= security.MAX_USER_ID_LENGTH:
         arguments.error("a user id has 1 to 255 characters")
+    configured = settings.load()
     try:
-        with db.locate(settings.load()) as database:
-            print(security.sign(database.secret, user_id, 24 * HOUR))
+        with db.locate(configured) as database:
+            made = security.sign(
+                database.secret,
+                user_id,
+                24 * HOUR,
+                iss=configured.jwt_issuer,
+                aud=configured.jwt_audience,
+                user_claim=configured.jwt_user_claims[-1],
+            )
+        print(made)
     except errors.CannotStart as error:
         sys.exit(str(error))
 

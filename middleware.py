@@ -38,7 +38,6 @@ _PAGE_HEADERS = [
         ),
     ),
     (b"cache-control", b"no-cache"),
-    (b"vary", b"Origin"),
 ]
 
 
@@ -67,6 +66,8 @@ class Envelope:
             (b"x-request-id", request_id.encode()),
             *(_API_HEADERS if is_api else _PAGE_HEADERS),
         ]
+        if not is_api and b"origin" not in dict(scope["headers"]):
+            headers.append((b"vary", b"Origin"))  # where there is one, the CORS layer says so
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":

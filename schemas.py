@@ -75,6 +75,13 @@ def _email(text: str) -> str:
     return found.normalized
 
 
+def _as_kept(text: str) -> str:
+    # What is no email has no account, which is not told apart from a wrong password.
+    with contextlib.suppress(ValueError):
+        return _email(text)
+    return text
+
+
 Title = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=200),
@@ -88,15 +95,20 @@ Email = Annotated[
     AfterValidator(_no_nul),
     AfterValidator(_email),
 ]
+GivenEmail = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, max_length=254),
+    AfterValidator(_no_nul),
+    AfterValidator(_as_kept),
+]
 Name = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=100),
     AfterValidator(_no_nul),
 ]
-Password = Annotated[
-    str, BeforeValidator(_nfkc), StringConstraints(max_length=128), AfterValidator(_no_nul)
-]
-NewPassword = Annotated[Password, StringConstraints(min_length=8)]
+_PASSWORD = (AfterValidator(_no_nul), BeforeValidator(_nfkc))
+Password = Annotated[str, StringConstraints(max_length=128), *_PASSWORD]
+NewPassword = Annotated[str, StringConstraints(min_length=8, max_length=128), *_PASSWORD]
 Digits = Annotated[int, BeforeValidator(_plain_digits)]
 
 
@@ -151,7 +163,7 @@ class _Body(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _ignore_read_only(cls, body: Any) -> Any:  # noqa: ANN401
+    def _ignore_read_only(cls, body: Any) -> Any:  # noqa: ANN401  (JSON is anything)
         if isinstance(body, dict):
             return {name: value for name, value in body.items() if name not in _READ_ONLY}
         return body
@@ -204,9 +216,7 @@ class Registration(_Form):
 class Credentials(_Form):
     """Who signs in."""
 
-    email: Annotated[str, StringConstraints(max_length=254), AfterValidator(_no_nul)] = Field(
-        examples=["ada@example.com"]
-    )
+    email: GivenEmail = Field(examples=["ada@example.com"])
     password: Password = Field(examples=["correct horse battery"])
 
 
@@ -217,9 +227,7 @@ class PasswordGrant(BaseModel):
     """
 
     grant_type: Literal["password"] = "password"
-    username: Annotated[str, StringConstraints(max_length=254), AfterValidator(_no_nul)] = Field(
-        examples=["ada@example.com"]
-    )
+    username: GivenEmail = Field(examples=["ada@example.com"])
     password: Password = Field(examples=["correct horse battery"])
 
 

@@ -15,6 +15,7 @@ import jwt
 LEEWAY_SECONDS = 10
 MAX_USER_ID_LENGTH = 255
 CACHED_TOKENS = 4096
+_COMPACT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 
 ISSUER = "todo-api"
 ACCESS_TOKEN_TYPE = "at+jwt"  # noqa: S105  (RFC 9068)
@@ -79,6 +80,8 @@ class Verifier:
         return claims
 
     def _verify(self, token: str) -> Claims:
+        if not _COMPACT.fullmatch(token):  # PyJWT would also take padding
+            raise InvalidToken("not three parts of base64url")
         try:
             header = jwt.get_unverified_header(token)
             ours = header.get("typ") == ACCESS_TOKEN_TYPE
@@ -149,10 +152,19 @@ def _token_key(user_id: str, payload: dict[str, Any], token: str) -> str:
     return f"{TOKEN_KEY}{sha256(f'{user_id} {known_by}'.encode()).hexdigest()}"
 
 
-def sign(secret: str, user_id: str, lifetime_seconds: float) -> str:
-    """Make a token for a user, as a frontend's own server would."""
-    claims = {"sub": user_id, "iat": int(time.time()), "exp": int(time.time() + lifetime_seconds)}
-    return jwt.encode(claims, secret, "HS256")
+def sign(
+    secret: str,
+    user_id: str,
+    lifetime_seconds: float,
+    *,
+    user_claim: str = "sub",
+    **others: str | None,
+) -> str:
+    """Make a token for a user, as a frontend's own server would; a claim of None is left out."""
+    now = time.time()
+    claims = {"iat": int(now), "exp": int(now + lifetime_seconds), **others, user_claim: user_id}
+    present = {name: value for name, value in claims.items() if value is not None}
+    return jwt.encode(present, secret, "HS256")
 
 
 class Issuer:

@@ -24,7 +24,11 @@ STARTUP_FAILURE = 3
 _LIBPQ_PARAMETERS = {
     *("host", "port", "user", "password", "dbname", "options", "application_name"),
     *("sslmode", "sslcert", "sslkey", "sslrootcert", "sslnegotiation", "target_session_attrs"),
+    *("sslcrl", "ssl_min_protocol_version", "ssl_max_protocol_version"),
 }
+_SSL_MODES = {
+    mode: mode for mode in ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+} | {"true": "require", "1": "require"}
 
 
 def _postgres_url(url: str) -> str:
@@ -45,21 +49,32 @@ def _postgres_url(url: str) -> str:
         raise ValueError(
             "has no readable host and port; percent-encode special characters in the password"
         )
-    if query.get("ssl") in {"true", "1", "require"}:
-        query.setdefault("sslmode", "require")
+    if mode := _SSL_MODES.get(query.get("ssl", "")):
+        query.setdefault("sslmode", mode)
     kept = {name: value for name, value in query.items() if name in _LIBPQ_PARAMETERS}
     return f"postgresql://{parts.netloc}{parts.path}" + (f"?{urlencode(kept)}" if kept else "")
 
 
 def _guess_pooler(url: str) -> bool:
     """Neon names its pooler in the host, PgBouncer and Supabase by port, Prisma in the query."""
-    return bool(re.search(r"-pooler[.:/]|:6432\b|:6543\b|[?&]pgbouncer=true", url))
+    authority, _, rest = url.partition("://")[2].partition("/")
+    host = authority.rpartition("@")[2]  # what stands before it may be a password
+    return bool(
+        re.search(r"-pooler([.:]|$)|:(6432|6543)$", host)
+        or re.search(r"[?&]pgbouncer=true(&|$)", rest)
+    )
 
 
 def _split(value: object) -> object:
     if not isinstance(value, str):
         return value
     return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _as_sent(origin: str) -> str:
+    """Write an origin as browsers do: in lower case, without the port that its scheme implies."""
+    origin = origin.lower().rstrip("/")
+    return origin.removesuffix(":443" if origin.startswith("https:") else ":80")
 
 
 def _lower(value: object) -> object:
@@ -143,12 +158,12 @@ class Settings(BaseSettings):
     @classmethod
     def _exact_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
         for origin in origins:
-            if not re.fullmatch(r"https?://[^/*\s]+/?", origin):
+            if not re.fullmatch(r"https?://[^/*?#@\s]+/?", origin, re.IGNORECASE):
                 raise ValueError(
                     f"lists exact origins like https://app.example.com, and {origin!r} is none; "
                     "* is refused because credentials are allowed"
                 )
-        return tuple(origin.rstrip("/") for origin in origins)
+        return tuple(map(_as_sent, origins))
 
     @model_validator(mode="after")
     def _secret_of_its_own(self) -> Self:
@@ -163,6 +178,9 @@ def load() -> Settings:
     """Read the settings, or end the process with one line that names the wrong one."""
     try:
         return Settings()
+    except UnicodeDecodeError:
+        print(".env: is not UTF-8", file=sys.stderr)
+        sys.exit(STARTUP_FAILURE)
     except ValidationError as error:
         first = error.errors()[0]
         name = "".join(f"{part}".upper() + ": " for part in first["loc"][:1])

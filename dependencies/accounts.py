@@ -81,7 +81,7 @@ class Accounts:
 
     async def sign_in(self, email: str, password: str) -> TokenRead:
         """Start a session. Raises `Problem` 401, 429, 503."""
-        key = email_key(email.strip())
+        key = email_key(email)
         name = await self._count_account(key)
         while True:  # the hash may be made better between finding it and starting the session
             account = await queries.FIND_ACCOUNT.first(email_key=key)

@@ -123,7 +123,8 @@ class RateLimits:
         )
         if not allowed:
             log_event(request, "limited", logging.WARNING, by=by)
-            raise Problem("rate_limited", headers={"Retry-After": str(seconds)})
+            detail = f"Too many requests. Try again in {seconds} s."
+            raise Problem("rate_limited", detail, headers={"Retry-After": str(seconds)})
 
     def _spare(self) -> None:
         """Ask a storage that is down only now and then, or every request would wait for it."""

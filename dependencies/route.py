@@ -2,16 +2,18 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qsl
 
 import orjson
 from fastapi import Request, Response
 from fastapi._compat import ModelField
-from fastapi.dependencies.models import Dependant
+from fastapi.dependencies.models import Dependant, _is_coroutine_callable
 from fastapi.exceptions import RequestValidationError
 from fastapi.params import Form
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -30,7 +32,15 @@ class Route(APIRoute):
     not even read, and 401 goes before 413, 415 and 422. And it runs nothing but what our routes
     use: FastAPI's way, with its generators, streams, forms and telemetry, takes twice the time of
     all the rest of a request. A function that returns a whole response is taken at its word.
+
+    What it does not run, it refuses where the route is declared, by a `TypeError`: functions that
+    are not `async`, headers and cookies, a query that is not one model, more than one body.
     """
+
+    def __init__(self, path: str, endpoint: Any, **options: Any) -> None:  # noqa: ANN401  (as FastAPI has it)
+        super().__init__(path, endpoint, **options)
+        for reason in _unsupported(self.dependant):
+            raise TypeError(f"{path}: {reason}.")
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request whose path is this route's."""
@@ -68,6 +78,35 @@ class Route(APIRoute):
             errors += wrong
         elif field.field_info.is_required():
             errors.append({"type": "missing", "loc": ("body",)})
+
+
+def _unsupported(dependant: Dependant, *, inner: bool = False) -> Iterator[str]:
+    """Say what of a declaration would be passed over in silence."""
+    name = getattr(dependant.call, "__name__", dependant.call)
+    bodies = dependant.body_params
+    if not _is_coroutine_callable(dependant.call):
+        yield f"{name} must be an async function that returns"
+    if dependant.header_params or dependant.cookie_params:
+        yield f"{name} must read headers and cookies from the Request"
+    if dependant.query_params and not _is_one_model(dependant.query_params):
+        yield f"{name} must take the whole query as one model"
+    if inner and bodies:
+        yield f"{name} must do without a body of its own"
+    if len(bodies) > 1:
+        yield f"{name} must take one body"
+    if (
+        dependant.http_connection_param_name
+        or dependant.background_tasks_param_name
+        or dependant.security_scopes_param_name
+    ):
+        yield f"{name} must take nothing of the framework's but Request and Response"
+    for dependency in dependant.dependencies:
+        yield from _unsupported(dependency, inner=True)
+
+
+def _is_one_model(fields: list[ModelField]) -> bool:
+    kind = fields[0].field_info.annotation
+    return len(fields) == 1 and isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 class _Headers(Response):
@@ -140,7 +179,7 @@ def _is(wanted: str, content_type: str) -> bool:
     return kind == "application" and (subtype == wanted or subtype.endswith("+" + wanted))
 
 
-def _parse(body: bytes) -> Any:  # noqa: ANN401
+def _parse(body: bytes) -> Any:  # noqa: ANN401  (JSON is anything)
     """Parse JSON (RFC 8259). Raises `Problem` 422.
 
     Unlike the standard library's, this parser refuses NaN, lone surrogates and deep nesting.

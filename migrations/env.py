@@ -1,10 +1,11 @@
 """Run migrations: on the connection that the service hands over, or for Alembic's command line."""
 
 import asyncio
+from typing import Literal
 
 from alembic import context
-from sqlalchemy import Connection, text
-from sqlmodel import SQLModel
+from sqlalchemy import Connection, String, text
+from sqlmodel import AutoString, SQLModel
 
 import db
 import models  # noqa: F401  (fills the metadata)
@@ -13,9 +14,21 @@ import settings
 LOCK = 0x70D0
 
 
+def _render(kind: str, item: object, _: object) -> str | Literal[False]:
+    """Write SQLModel's own type of text as SQLAlchemy's, which revisions import."""
+    if kind == "type" and isinstance(item, AutoString):
+        return f"sa.{String(item.length)!r}"
+    return False
+
+
 def run(connection: Connection) -> None:
     """Run what was asked for, alone."""
-    context.configure(connection=connection, target_metadata=SQLModel.metadata)
+    context.configure(
+        connection=connection,
+        target_metadata=SQLModel.metadata,
+        compare_server_default=True,
+        render_item=_render,
+    )
     with context.begin_transaction():
         # Workers that start together wait here. The lock ends with the transaction, so it also
         # holds through a transaction pooler.

@@ -1,12 +1,12 @@
 """The tasks of the user whom the token names."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
 import queries
 from dependencies import Route, TaskId, UserId
-from errors import Problem, answers
+from errors import Problem, answers, header
 from schemas import (
     BulkFilter,
     Completion,
@@ -30,6 +30,9 @@ router = APIRouter(
 )
 
 NOT_FOUND = answers("task_not_found")
+CREATED: dict[int | str, dict[str, Any]] = {
+    201: {"headers": header("Location", "The path of the task.", type="string")}
+}
 BODY = answers("request_timeout", "body_too_large", "unsupported_media_type")
 
 
@@ -62,7 +65,7 @@ async def complete_task(
     return await _change(user_id, task_id, change)
 
 
-@router.post("", status_code=201, responses=BODY)
+@router.post("", status_code=201, responses=CREATED | BODY)
 async def create_task(task: TaskCreate, user_id: UserId, response: Response) -> TaskRead:
     """Create a task. `Location` names it."""
     created = await queries.CREATE_TASK.one(owner=user_id, **task.model_dump())

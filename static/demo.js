@@ -3,14 +3,16 @@
 const $ = (selector, within = document) => within.querySelector(selector);
 const [signIn, app, add, list] = ["#sign-in", "#app", "#add", "#tasks"].map((id) => $(id));
 
-let token = sessionStorage.getItem("token");
+let token = sessionStorage.getItem("token"); // if pasted: that of an account stays in memory
+let owner; // of the account, if one is signed in
+let renewal;
 let tasks = [];
 let queue = Promise.resolve();
 let waiting = 0;
 
 /** Call the API. Returns its answer, or throws its problem: `message` is for a person, `code` for
- * programs, `status` is 0 where no answer came. */
-async function api(method, path, body) {
+ * programs, `status` is 0 where no answer came. A token that ended is renewed first, once. */
+async function api(method, path, body, mayRenew = true) {
   const headers = { Authorization: `Bearer ${token}`, "Content-Type": "application/json" };
   const signal = AbortSignal.timeout(15_000);
   let problem = { status: 0, detail: "The service cannot be reached." };
@@ -24,7 +26,28 @@ async function api(method, path, body) {
   } catch {
     // No answer, half of one, or one that is not JSON: a proxy's, perhaps.
   }
+  if (owner && mayRenew && ["token_expired", "token_revoked"].includes(problem.code)) {
+    await renew();
+    return api(method, path, body, false);
+  }
   throw Object.assign(new Error(problem.detail), problem);
+}
+
+/** Get an access token, for email and password or for the cookie. */
+async function enter(path, who) {
+  const { access_token, user } = await api("POST", `/api/v1/auth/${path}`, who);
+  sessionStorage.removeItem("token");
+  token = access_token;
+  owner ??= user.id;
+  if (owner === user.id) return;
+  location.reload(); // somebody else signed in: nothing of the first one's may go on
+  await new Promise(() => {});
+}
+
+/** Renew the access token. Who asks while that is under way gets the same answer. */
+function renew() {
+  renewal ??= enter("refresh").finally(() => (renewal = undefined));
+  return renewal;
 }
 
 /** Do one thing after the other. Where one fails say why, and offer it again if that may help. */
@@ -36,7 +59,7 @@ function attempt(deed) {
     await deed().catch((problem) => {
       if (problem.status === 401) {
         sessionStorage.removeItem("token");
-        show(false);
+        if (signIn.hidden) show(false);
       } else render();
       const mayPass = [0, 408, 429].includes(problem.status) || problem.status >= 500;
       complain(problem.message, mayPass && deed);
@@ -66,7 +89,7 @@ function refresh(note = "") {
     $("#summary").textContent = `${note} ${count}`.trim();
     if (waiting === 1) render(); // otherwise it is about to change again
     if (!app.hidden) return;
-    signIn.reset();
+    for (const form of signIn.querySelectorAll("form")) form.reset();
     show(true);
   });
 }
@@ -150,7 +173,7 @@ function complain(sentence, deed) {
 function show(signedIn) {
   app.hidden = $("#sign-out").hidden = !signedIn;
   signIn.hidden = signedIn;
-  (signedIn ? add.elements.title : $("#token")).focus();
+  (signedIn ? add.elements.title : $("input", signIn)).focus();
 }
 
 function draft() {
@@ -161,9 +184,31 @@ function draft() {
 
 document.onsubmit = (event) => event.preventDefault();
 
-signIn.onsubmit = () => {
+function credentials(form) {
+  const [email, password] = form.elements;
+  return { email: email.value, password: password.value };
+}
+
+function login(who) {
+  attempt(async () => {
+    await enter("login", who);
+    refresh();
+  });
+}
+
+$("#login").onsubmit = ({ target }) => login(credentials(target));
+
+$("#register").onsubmit = ({ target }) =>
+  attempt(async () => {
+    const who = credentials(target);
+    await api("POST", "/api/v1/auth/register", who);
+    login(who);
+  });
+
+$("#paste").onsubmit = () => {
   token = $("#token").value.trim().split(/\s+/).at(-1); // "Bearer" may stand in front
   sessionStorage.setItem("token", token);
+  owner = undefined;
   refresh();
 };
 
@@ -176,14 +221,24 @@ add.onsubmit = () =>
     refresh("Added.");
   });
 
-$("#sign-out").onclick = () => {
-  sessionStorage.removeItem("token");
-  location.reload();
-};
+$("#sign-out").onclick = () =>
+  attempt(async () => {
+    await api("POST", "/api/v1/auth/logout");
+    sessionStorage.removeItem("token");
+    location.reload();
+  });
 $("#filter").onchange = () => refresh();
 $("#finish-all").onclick = () =>
   change("All done.", "PATCH", "/api/tasks?status=pending", { completed: true });
 $("#clear-completed").onclick = () => change("Cleared.", "DELETE", "/api/tasks?status=completed");
 
-show(Boolean(token));
-if (token) refresh();
+attempt(async () => {
+  try {
+    if (!token) await renew();
+    show(true);
+    refresh();
+  } catch (problem) {
+    show(false);
+    if (problem.status !== 401) throw problem; // 401: nobody has signed in yet
+  }
+});

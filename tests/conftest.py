@@ -15,15 +15,17 @@ import jwt
 import pytest
 from fastapi import FastAPI
 
+import settings
+
 # The developer's own settings must not reach the tests, and the tests not the developer's data.
-for name in ("DATABASE_URL", "BETTER_AUTH_SECRET"):
-    os.environ[name] = ""
+settings.Settings.model_config["env_file"] = None
+for name in settings.Settings.model_fields:
+    os.environ.pop(name.upper(), None)
 
 import db
 import embedded
 import logs
 import main
-import settings
 from tests.contract import Contract
 
 logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -12,6 +12,7 @@ from starlette.types import Message
 import db
 import dependencies.route
 import errors
+import queries
 from tests.conftest import ORIGIN, Person
 from tests.test_tasks import list_ids
 
@@ -93,6 +94,24 @@ async def test_a_500_can_be_read_by_a_browser_and_found_in_the_log(
     assert await list_ids(ada) == []
 
 
+async def test_a_row_that_the_database_refuses_is_not_in_the_log(
+    ada: Person,
+    backdoor: "asyncpg.Connection[asyncpg.Record]",
+    log_lines: Callable[[], str],
+) -> None:
+    await backdoor.execute(
+        "ALTER TABLE tasks ADD CONSTRAINT no_canary CHECK (title !~ 'canary') NOT VALID"
+    )
+    try:
+        response = await ada.post("/api/tasks", json={"title": "canary"})
+    finally:
+        await backdoor.execute("ALTER TABLE tasks DROP CONSTRAINT no_canary")
+
+    assert response.status_code == 500
+    assert log_lines().count("CheckViolationError, SQLSTATE 23514") == 1
+    assert "canary" not in log_lines()
+
+
 async def test_a_database_that_hangs_is_503_and_then_all_is_well(
     ada: Person,
     backdoor: "asyncpg.Connection[asyncpg.Record]",
@@ -114,8 +133,9 @@ async def test_a_statement_outside_of_the_service_is_refused(
 ) -> None:
     monkeypatch.setattr(db, "_pool", None)
 
-    with pytest.raises(errors.Problem, match=r"cannot answer"):
-        await db.ping(0.1)
+    for call in (db.ping(0.1), queries.GET_TASK.first(owner="ada", task_id=1)):
+        with pytest.raises(errors.Problem, match=r"cannot answer"):
+            await call
 
 
 @pytest.mark.parametrize(
@@ -212,7 +232,7 @@ async def test_names_of_prepared_statements_are_nobody_elses(ada: Person) -> Non
     """Else, through a transaction pooler, one process would run another's statement."""
     await list_ids(ada)
 
-    rows = await db._fetch("SELECT name FROM pg_prepared_statements", [], 1)  # noqa: SLF001
+    rows = await db._fetch("SELECT name FROM pg_prepared_statements", [], 1)  # noqa: SLF001  (on the service's own connection)
 
     assert rows
     assert all(re.fullmatch(r"todo_stmt_[0-9a-f]{32}", row["name"]) for row in rows)

@@ -51,7 +51,15 @@ async def test_answers_can_be_read_across_origins(client: Person, path: str) -> 
     assert answer.headers["Access-Control-Allow-Origin"] == ORIGIN
     assert answer.headers["Access-Control-Allow-Credentials"] == "true"
     assert answer.headers["Access-Control-Expose-Headers"].split(", ") == EXPOSED
-    assert "Origin" in answer.headers["Vary"]
+    assert answer.headers["Vary"] == "Origin"
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/static/demo.js", "/health/live"])
+@pytest.mark.parametrize("origin", [None, ORIGIN, "https://evil.example"])
+async def test_pages_say_once_that_they_vary(client: Person, path: str, origin: str | None) -> None:
+    answer = await client.get(path, headers={"Origin": origin} if origin else {})
+
+    assert answer.headers.get_list("Vary") == ["Origin"]
 
 
 async def test_a_foreign_origin_cannot_read_the_answer(client: Person) -> None:

@@ -51,10 +51,7 @@ async def test_of_a_stranger_and_an_unknown_path_it_tells_what_is_known(
     stranger, lost = requests(log_lines())
     assert (stranger["user_id"], stranger["status"]) == (None, 401)
     assert (lost["route"], lost["status"]) == (None, 404)
-    assert (
-        "canary"
-        not in log_lines().replace("httpx", "").split('"event"', 1)[1].split("HTTP Request")[0]
-    )
+    assert "canary" not in log_lines()
 
 
 async def test_nothing_secret_is_logged(
@@ -93,7 +90,7 @@ def test_text_cannot_be_forged(record: Callable[..., logging.LogRecord]) -> None
 def test_json_holds_message_fields_and_traceback(record: Callable[..., logging.LogRecord]) -> None:
     plain = record("a plain message")
     try:
-        raise ValueError("why")  # noqa: TRY301
+        raise ValueError("why")  # noqa: TRY301  (to have a traceback)
     except ValueError as error:
         plain.exc_info = (type(error), error, error.__traceback__)
 

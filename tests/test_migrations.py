@@ -1,5 +1,7 @@
 """The tables: made at startup, by whoever comes first, and equal to the models."""
 
+import asyncio
+import shutil
 import subprocess
 import sys
 import uuid
@@ -12,7 +14,8 @@ import asyncpg
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection
+from sqlalchemy import Column, Connection, MetaData, Table
+from sqlmodel import AutoString, SQLModel
 
 import db
 import errors
@@ -73,6 +76,51 @@ async def test_four_processes_at_once_all_come_up(empty: Settings, project: Path
     assert [process.wait(60) for process in started] == [0] * 4
 
 
+async def test_migrations_wait_for_their_turn(empty: Settings) -> None:
+    url = str(empty.database_url)
+    other = await asyncpg.connect(url)
+    await other.execute("SELECT pg_advisory_lock(28880)")  # LOCK of migrations/env.py
+
+    upgrade = asyncio.create_task(db.run_sync(empty, url, db.upgrade))
+    await asyncio.sleep(0.5)
+
+    assert not upgrade.done()
+    assert await other.fetchval("SELECT to_regclass('tasks')") is None
+    await other.execute("SELECT pg_advisory_unlock(28880)")
+    await upgrade
+    assert await other.fetchval("SELECT to_regclass('tasks')") == "tasks"
+    await other.close()
+
+
+@pytest.mark.parametrize(
+    ("rule", "table", "row"),
+    [
+        ("users_id", "users", {"id": ""}),
+        ("users_id", "users", {"id": "x" * 256}),
+        ("tasks_title", "tasks", {"title": ""}),
+        ("tasks_title", "tasks", {"title": "x" * 201}),
+        ("tasks_description", "tasks", {"title": "x", "description": "x" * 1001}),
+        ("tasks_priority", "tasks", {"title": "x", "priority": "urgent"}),
+    ],
+)
+async def test_the_tables_have_rules_of_their_own(
+    database: db.Database, app: object, rule: str, table: str, row: dict[str, str]
+) -> None:
+    assert app
+    other = await asyncpg.connect(database.url)
+    await other.execute("INSERT INTO users (id) VALUES ('rules') ON CONFLICT DO NOTHING")
+    row = row if table == "users" else {"user_id": "rules", **row}
+    places = ", ".join(f"${number}" for number in range(1, len(row) + 1))
+
+    with pytest.raises(asyncpg.CheckViolationError) as refused:
+        await other.execute(
+            f"INSERT INTO {table} ({', '.join(row)}) VALUES ({places})", *row.values()
+        )
+
+    assert refused.value.constraint_name == rule
+    await other.close()
+
+
 def test_alembics_own_command_line_works(
     empty: Settings, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,6 +134,32 @@ def test_alembics_own_command_line_works(
         alembic_main("check")
     alembic_main("upgrade", "head")
     alembic_main("check")
+
+
+def test_a_made_revision_runs_and_passes_the_linter(
+    empty: Settings, project: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", str(empty.database_url))
+    monkeypatch.setenv("BETTER_AUTH_SECRET", SECRET)
+    tables = MetaData()
+    for table in SQLModel.metadata.tables.values():
+        table.to_metadata(tables)
+    Table("notes", tables, Column("text", AutoString(), nullable=False))
+    monkeypatch.setattr(SQLModel, "metadata", tables)
+    versions = shutil.copytree(project / "migrations", folder / "migrations") / "versions"
+    made = Config(toml_file=project / "pyproject.toml")
+    made.set_main_option("script_location", str(folder / "migrations"))
+
+    command.upgrade(made, "head")
+    command.revision(made, "Add notes", autogenerate=True, rev_id="0002")
+    command.upgrade(made, "head")
+    command.check(made)
+
+    path = versions / "0002_add_notes.py"
+    for options in (["check", "--fix", "--ignore", "INP001"], ["format"]):
+        ruff = [sys.executable, "-m", "ruff", *options, "--config", str(project / "pyproject.toml")]
+        subprocess.run([*ruff, str(path)], check=True)
+    assert "sa.String()" in path.read_text()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from tests.conftest import Person, token
 Task = dict[str, Any]
 _examples = itertools.count(1)
 
-# Unicode's White_Space, as JavaScript trims; Python's strip() takes four control characters more.
+# Unicode's White_Space; Python's strip() takes four control characters more.
 WHITE_SPACE = "".join(map(chr, (*range(9, 14), 32, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B))))
 WHITE_SPACE += "\u2028\u2029\u202f\u205f\u3000"
 

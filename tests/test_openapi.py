@@ -75,6 +75,20 @@ def test_every_error_is_a_problem_with_an_example_for_each_code(
                     assert CODES[code][0] == int(status)
 
 
+def test_headers_that_clients_use_are_documented(operations: dict[str, Any]) -> None:
+    for name, operation in operations.items():
+        for status, header in (("401", "WWW-Authenticate"), ("503", "Retry-After")):
+            if status in operation["responses"]:
+                assert list(operation["responses"][status]["headers"]) == [header], name
+    assert list(operations["createTask"]["responses"]["201"]["headers"]) == ["Location"]
+
+
+def test_the_example_of_a_mistake_lists_it() -> None:
+    example = answers("validation_error")[422]["content"][PROBLEM]["examples"]["validation_error"]
+
+    assert example["value"]["errors"]
+
+
 def test_every_member_has_an_example_that_follows_its_rule(document: dict[str, Any]) -> None:
     for name, schema in document["components"]["schemas"].items():
         for member, rule in schema.get("properties", {}).items():

@@ -8,6 +8,8 @@ import asyncpg
 import pytest
 
 import db
+import queries
+from settings import Settings
 from tests.conftest import Person
 from tests.test_tasks import create
 
@@ -57,6 +59,32 @@ async def test_when_all_connections_hang_it_says_so_in_time_and_recovers(
     assert (await ada.get(path)).json() == task, "what was given up was stopped, too"
 
 
+async def test_there_are_as_many_connections_as_the_setting_says(
+    configured: Settings, database: db.Database
+) -> None:
+    async with db.connect(configured.model_copy(update={"database_pool_size": 2}), database.url):
+        found = await asyncio.gather(
+            *(
+                db._fetch("SELECT pg_backend_pid() AS pid FROM pg_sleep(0.05)", [], 5)  # noqa: SLF001  (on a pooled connection)
+                for _ in range(6)
+            )
+        )
+
+    assert len({row["pid"] for rows in found for row in rows}) == 2
+
+
+@pytest.mark.parametrize("pooler", [True, False])
+async def test_through_a_pooler_no_statement_stays_prepared(
+    configured: Settings, database: db.Database, pooler: bool
+) -> None:
+    settings = configured.model_copy(update={"database_pooler": pooler})
+    async with db.connect(settings, database.url):
+        await queries.GET_TASK.first(owner="ada", task_id=1)
+        kept = await db._fetch("SELECT statement FROM pg_prepared_statements", [], 1)  # noqa: SLF001  (on a pooled connection)
+
+    assert bool(kept) is not pooler
+
+
 async def test_a_connection_that_was_silent_for_long_is_replaced(
     ada: Person, database: db.Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,9 +115,18 @@ async def test_a_connection_that_the_server_closed_is_replaced(
 async def test_a_connection_that_lost_its_statements_is_replaced(ada: Person) -> None:
     """As behind a transaction pooler that nobody told us of."""
     task = await create(ada)
-    await db._fetch("DEALLOCATE ALL", [], 1)  # noqa: SLF001
+    await db._fetch("DEALLOCATE ALL", [], 1)  # noqa: SLF001  (on a pooled connection)
 
     assert (await ada.get(f"/api/tasks/{task['id']}")).json() == task
+
+
+async def test_a_connection_to_a_server_that_became_read_only_is_replaced(ada: Person) -> None:
+    """As after a failover, when the name leads to another server by now."""
+    await db._fetch("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", [], 1)  # noqa: SLF001  (on a pooled connection)
+
+    answers = [await ada.post("/api/tasks", json={"title": "x"}) for _ in range(2)]
+
+    assert [answer.status_code for answer in answers] == [503, 201]
 
 
 async def test_a_database_that_lets_nobody_in_is_unavailable(

@@ -68,6 +68,15 @@ def test_settings_come_from_the_environment_and_from_the_file(
         ),
         # SQLAlchemy
         ("postgresql+asyncpg://u:p@h/d?ssl=require", "postgresql://u:p@h/d?sslmode=require"),
+        ("postgresql://u:p@h/d?ssl=verify-full", "postgresql://u:p@h/d?sslmode=verify-full"),
+        ("postgresql://u:p@h/d?ssl=true", "postgresql://u:p@h/d?sslmode=require"),
+        (
+            "postgresql://u:p@h/d?ssl=1&sslmode=verify-ca",
+            "postgresql://u:p@h/d?sslmode=verify-ca",
+        ),
+        ("postgresql://u:p@h/d?ssl=maybe", "postgresql://u:p@h/d"),
+        # certificates
+        ("postgresql://u:p@h/d?sslcrl=a&ssl_min_protocol_version=TLSv1.3", None),
         # a socket
         ("postgresql:///d?host=/run/postgresql", "postgresql:///d?host=%2Frun%2Fpostgresql"),
     ],
@@ -87,6 +96,9 @@ def test_urls_are_taken_as_they_are_handed_out(handed_out: str, used: str | None
         ("postgresql://u:p@h:6432/d", True),
         ("postgresql://u:p@aws-0-eu.pooler.supabase.com:5432/postgres", False),
         ("postgresql://u:p@ep-x.eu.aws.neon.tech/db", False),
+        ("postgresql://u:x-pooler.y@h/d", False),
+        ("postgresql://u:6432@h/d", False),
+        ("postgresql://u:p@h/d?application_name=:6432&pgbouncer=trueish", False),
     ],
 )
 def test_a_transaction_pooler_is_guessed_and_can_be_said(url: str, pooler: bool) -> None:
@@ -117,6 +129,9 @@ def test_a_transaction_pooler_is_guessed_and_can_be_said(url: str, pooler: bool)
         ({"CORS_ORIGINS": "https://*.example"}, "CORS_ORIGINS: lists exact origins"),
         ({"CORS_ORIGINS": "https://a.example/b"}, "CORS_ORIGINS: lists exact origins"),
         ({"CORS_ORIGINS": "a.example"}, "CORS_ORIGINS: lists exact origins"),
+        ({"CORS_ORIGINS": "https://a.example?b"}, "CORS_ORIGINS: lists exact origins"),
+        ({"CORS_ORIGINS": "https://a.example#b"}, "CORS_ORIGINS: lists exact origins"),
+        ({"CORS_ORIGINS": "https://a@b.example"}, "CORS_ORIGINS: lists exact origins"),
         ({"LOG_LEVEL": "loud"}, "LOG_LEVEL: "),
         ({"LOG_FORMAT": "xml"}, "LOG_FORMAT: "),
         ({"ACCESS_TOKEN_SECONDS": "0"}, "ACCESS_TOKEN_SECONDS: "),
@@ -159,6 +174,31 @@ def test_an_empty_rate_limit_is_off_and_all_else_that_is_empty_the_default(
     assert settings == Settings(rate_limit="", auth_rate_limit="", refresh_rate_limit="")
 
 
+def test_a_file_that_is_not_utf_8_ends_the_start_with_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_bytes("LOG_LEVEL=info\n".encode("utf-16"))
+
+    with pytest.raises(SystemExit) as ended:
+        load()
+
+    assert ended.value.code == STARTUP_FAILURE
+    assert capsys.readouterr().err == ".env: is not UTF-8\n"
+
+
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [
+        ("https://App.Example:443/", "https://app.example"),
+        ("HTTP://app.example:80", "http://app.example"),
+        ("https://app.example:80", "https://app.example:80"),
+        ("http://[::1]:443", "http://[::1]:443"),
+    ],
+)
+def test_origins_are_compared_as_browsers_send_them(written: str, sent: str) -> None:
+    assert Settings(cors_origins=(written,)).cors_origins == (sent,)
+
+
 def test_the_example_lists_exactly_the_settings(project: Path) -> None:
     named = re.findall(
         r"^#?\s?([A-Z][A-Z_]+)=", (project / ".env.example").read_text(), re.MULTILINE
@@ -184,7 +224,7 @@ def test_secrets_are_not_in_the_representation() -> None:
 def test_through_a_pooler_nothing_is_kept_between_statements() -> None:
     pooled = Settings(database_url=URL, better_auth_secret=SECRET, database_pooler=True)
 
-    assert db._options(pooled)["statement_cache_size"] == 0  # noqa: SLF001
+    assert db._options(pooled)["statement_cache_size"] == 0  # noqa: SLF001  (nothing else tells)
 
 
 def test_the_service_says_the_line_and_nothing_else(project: Path) -> None:
