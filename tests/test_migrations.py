@@ -146,9 +146,10 @@ def test_a_made_revision_runs_and_passes_the_linter(
         table.to_metadata(tables)
     Table("notes", tables, Column("text", AutoString(), nullable=False))
     monkeypatch.setattr(SQLModel, "metadata", tables)
-    versions = shutil.copytree(project / "migrations", folder / "migrations") / "versions"
+    versions = shutil.copytree(project / "migrations/versions", folder / "versions")
     made = Config(toml_file=project / "pyproject.toml")
-    made.set_main_option("script_location", str(folder / "migrations"))
+    made.set_main_option("path_separator", "os")
+    made.set_main_option("version_locations", str(versions))
 
     command.upgrade(made, "head")
     command.revision(made, "Add notes", autogenerate=True, rev_id="0002")
