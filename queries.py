@@ -166,11 +166,16 @@ _ALIVE = (col(Session.rotated_at) > func.now() - _IDLE) & (
 _ACCOUNT = [*_USER, col(User.password_hash)]
 _ONE: ColumnElement[int] = literal_column("1")
 
-_made = insert(User).values(id=OWNER).on_conflict_do_nothing().returning(*_USER).cte("made")
-FIND_OR_CREATE_USER = Statement(
-    union_all(select(_made), select(*_USER).where(col(User.id) == OWNER)), UserRead
+FIND_USER = Statement(select(*_USER).where(col(User.id) == OWNER), UserRead)
+
+CREATE_USER = Statement(
+    insert(User)
+    .values(id=OWNER)
+    # An update, though it changes nothing, because DO NOTHING would return no row.
+    .on_conflict_do_update(index_elements=["id"], set_={"id": OWNER})
+    .returning(*_USER),
+    UserRead,
 )
-"""Has no row when the user was being created at the same moment, and has it then."""
 
 FIND_OWN_ACCOUNT = Statement(select(*_ACCOUNT).where(col(User.id) == OWNER), Account)
 

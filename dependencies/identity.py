@@ -78,8 +78,8 @@ UserId = Annotated[str, Depends(verify_jwt)]
 
 async def current_user(user_id: UserId) -> schemas.UserRead:
     """Return the user's row; one that only the token knows is created."""
-    found = await queries.FIND_OR_CREATE_USER.first(owner=user_id)
-    return found or await queries.FIND_OR_CREATE_USER.one(owner=user_id)
+    found = await queries.FIND_USER.first(owner=user_id)
+    return found or await queries.CREATE_USER.one(owner=user_id)
 
 
 CurrentUser = Annotated[schemas.UserRead, Depends(current_user)]
