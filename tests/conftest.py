@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import jwt
@@ -26,7 +27,7 @@ import db
 import embedded
 import logs
 import main
-from tests.contract import Contract
+from tests.contract import SECRETS, Contract
 
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
@@ -47,6 +48,25 @@ def open_folder() -> Iterator[Path]:
 
 shared_folder = pytest.fixture(scope="session")(open_folder)
 folder = pytest.fixture(open_folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_secret_is_logged() -> Iterator[None]:
+    """Look through all that the whole suite makes the service log."""
+    told: list[str] = []
+    make = logging.getLogRecordFactory()
+
+    def look(*args: Any, **options: Any) -> logging.LogRecord:
+        record = make(*args, **options)
+        text = f"{record.msg} {record.args} {record.exc_info}"
+        if record.name.startswith(("todo", "uvicorn")) and SECRETS.search(text):
+            told.append(text)
+        return record
+
+    logging.setLogRecordFactory(look)
+    yield
+    logging.setLogRecordFactory(make)
+    assert not told
 
 
 @pytest.fixture(scope="session")

@@ -23,11 +23,11 @@ import passwords
 import revocations
 from settings import Settings
 from tests.conftest import ORIGIN, SECRET, Person, token
+from tests.contract import PASSWORD
 from tests.test_hostile import assert_helpful
 from tests.test_tasks import create
 
 AUTH = "/api/v1/auth"
-PASSWORD = "correct horse battery"
 OTHER = "staple the battery again"
 _numbers = itertools.count(1)
 

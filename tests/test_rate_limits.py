@@ -18,7 +18,8 @@ import main
 from dependencies import rate_limits
 from settings import Settings
 from tests.conftest import Person, token
-from tests.test_auth import AUTH, PASSWORD, code, new_email
+from tests.contract import PASSWORD
+from tests.test_auth import AUTH, code, new_email
 
 Start = Callable[..., Any]
 REDIS = shutil.which("redis-server")
