@@ -46,7 +46,7 @@ class Revocations:
 
     async def load(self) -> None:
         """Learn what was revoked. Raises `Problem` 503."""
-        asked = time.monotonic()
+        asked, before = time.monotonic(), self._until
         if all_of_it := asked - self._reloaded > RELOAD_SECONDS or asked - self._asked > 30:
             rows = await queries.LIST_REVOCATIONS.all(window=EVERYTHING)
         else:
@@ -58,8 +58,12 @@ class Revocations:
             else math.inf
             for row in rows
         }
-        self._until = until if all_of_it else self._until | until
-        self._asked, self._reloaded = asked, asked if all_of_it else self._reloaded
+        # What another call learned while this list was on its way is kept.
+        forgotten = before.keys() if all_of_it else ()
+        kept = {key: moment for key, moment in self._until.items() if key not in forgotten}
+        self._until = kept | until
+        self._asked = max(self._asked, asked)
+        self._reloaded = asked if all_of_it else self._reloaded
 
     @contextlib.asynccontextmanager
     async def kept_up(self) -> AsyncIterator[None]:
@@ -73,14 +77,15 @@ class Revocations:
             await asyncio.wait([following])
 
     async def follow(self) -> None:
-        """Load again and again, and clean up now and then."""
+        """Load again and again, and clean up at first and then now and then."""
+        cleaned = -math.inf
         while True:
             next_time = time.monotonic() + INTERVAL_SECONDS
             try:
-                reloaded = self._reloaded
                 await self.load()
-                if self._reloaded > reloaded:
+                if cleaned < self._reloaded:
                     await self.clean_up()
+                    cleaned = self._reloaded
             except Problem:
                 pass  # the database is out of reach, which is logged there, or overloaded
             except Exception:

@@ -40,8 +40,11 @@ def _no_nul(text: str) -> str:
 
 
 def _nfkc(value: object) -> object:
-    # The same password, typed on another keyboard, may come in other code points.
-    return unicodedata.normalize("NFKC", value) if isinstance(value, str) else value
+    # The same password, typed on another keyboard, may come in other code points. Normalizing takes
+    # quadratic time; what is very long is refused by its length as it is.
+    if isinstance(value, str) and len(value) <= 1024:
+        return unicodedata.normalize("NFKC", value)
+    return value
 
 
 def _rfc3339(value: object) -> object:

@@ -34,12 +34,17 @@ GRACE = timedelta(seconds=10)
 """How long the previous refresh token is good for: two tabs, or an answer that was lost."""
 
 LONGEST = timedelta(days=3650)
+"""For what outlives us: tokens of others may be good for years."""
+
+SKEW_SECONDS = 60
+"""How far ahead the clock of another machine of ours may be."""
 
 
 async def check_origin(request: Request) -> None:
-    """Refuse cookies that a foreign page made the browser send (CSRF)."""
+    """Refuse cookies that a foreign page made the browser send, or would make it keep (CSRF)."""
     origin = request.headers.get("origin")
-    if origin is None or "cookie" not in request.headers:
+    signs_in = request.scope["path"].endswith(("/login", "/token"))
+    if origin is None or not (signs_in or "cookie" in request.headers):
         return
     own = origin.partition("://")[2] == request.headers.get("host")
     if not own and origin not in request.app.state.settings.cors_origins:
@@ -62,7 +67,8 @@ class Accounts:
             "idle": timedelta(days=self._settings.refresh_idle_days),
             "longest": timedelta(days=self._settings.refresh_max_days),
         }
-        self._lifetime = timedelta(seconds=self._settings.access_token_seconds + LEEWAY_SECONDS)
+        lifetime = self._settings.access_token_seconds + LEEWAY_SECONDS + SKEW_SECONDS
+        self._lifetime = timedelta(seconds=lifetime)
 
     async def sign_up(self, who: Registration) -> UserRead:
         """Create an account. Raises `Problem` 409 where the email has one, 422, 429, 503."""
@@ -139,43 +145,54 @@ class Accounts:
         raise Problem("refresh_token_invalid")
 
     async def sign_out(self, *, everywhere: bool) -> None:
-        """End the session of the cookie and that of the token, or all; a stranger has none."""
+        """End the session of the cookie and that of the token, or all; a stranger has none.
+
+        Raises `Problem` 503 where nothing could be ended.
+        """
         sessions: set[str] = set()
-        owner: str | None = None
-        claims, live = self._claims()
+        owners: set[str] = set()
+        claims = self._claims()
         if claims and claims.session:
             sessions.add(claims.session)
+            owners.add(claims.user_id)
         elif claims:
             left = timedelta(seconds=min(claims.expires - time.time(), LONGEST.total_seconds()))
-            lifetime = max(left, timedelta()) + self._lifetime
-            await queries.REVOKE.one(key=claims.keys[-1], lifetime=lifetime)
-        if live and claims:
-            owner = claims.user_id
-        for cookie in _refresh_cookies(self._request)[:1]:
+            await self._revoke(claims.keys[-1], left + self._lifetime)
+            owners.add(claims.user_id)
+        for cookie in _refresh_cookies(self._request):
             with contextlib.suppress(InvalidToken):
                 sessions.add(self._issuer.read_refresh_token(cookie)[0])
         for session in sessions:
-            ended = await queries.END_SESSION.first(session=session, lifetime=self._lifetime)
-            if ended:
-                owner = ended["user_id"]
-        if everywhere and owner:
+            ended = await queries.END_SESSION.all(session=session, lifetime=self._lifetime)
+            owners.update(row["user_id"] for row in ended)
+        for owner in owners if everywhere else ():
             await queries.END_SESSIONS.all(owner=owner, keep="", lifetime=self._lifetime)
             if not owner.startswith(LOCAL):
-                await queries.REVOKE.one(key=USER_KEY + owner, lifetime=self._alive["longest"])
+                await self._revoke(USER_KEY + owner, LONGEST)
         self._clear_cookie()
         if sessions or claims:
             await self._revocations.load()
-            log_event(self._request, "logged_out", user_id=owner, everywhere=everywhere)
+            for owner in owners:
+                log_event(self._request, "logged_out", user_id=owner, everywhere=everywhere)
 
-    def _claims(self) -> tuple[Claims | None, bool]:
-        """Give the token's claims, if it has any, and whether it could be used."""
+    async def _revoke(self, key: str, lifetime: timedelta) -> None:
+        await queries.REVOKE.one(key=key, lifetime=lifetime)
+
+    def _claims(self) -> Claims | None:
+        """Give the claims of the token, if it verifies; those of an old one name its session."""
         try:
             claims = read_claims(self._request)
             self._revocations.check(claims)
         except Problem as problem:
+            if problem.code == "unavailable":
+                raise  # a false 204 would be worse
             cause = problem.__cause__
-            return (cause.claims if isinstance(cause, ExpiredToken) else None), False
-        return claims, True
+            if isinstance(cause, ExpiredToken):
+                claims = cause.claims
+            elif problem.code != "token_revoked":
+                return None
+            return claims if claims.session else None
+        return claims
 
     async def change_password(self, user_id: str, current: str, new: str) -> TokenRead:
         """Change it and end every other session. Raises `Problem` 403, 422, 429, 503."""
@@ -205,7 +222,7 @@ class Accounts:
                 raise _invalid("password", "is required")
             account = await self._prove(user_id, password)
         gone = await queries.DELETE_ACCOUNT.first(
-            owner=user_id, known=account["password_hash"], lifetime=self._alive["longest"]
+            owner=user_id, known=account["password_hash"], lifetime=LONGEST
         )
         if not gone:
             raise Problem("wrong_password")  # it was changed in between

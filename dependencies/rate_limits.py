@@ -19,7 +19,7 @@ from settings import Settings
 logger = logging.getLogger("todo.rate_limits")
 
 IN_MEMORY = "async+memory://"
-STORAGE_SECONDS = 0.5
+STORAGE_SECONDS = 1.0
 RETRY_SECONDS = 2.0
 SWEEP_SECONDS = 60.0
 
@@ -93,7 +93,7 @@ class RateLimits:
                 socket_connect_timeout=STORAGE_SECONDS,
             )
         self._limiter = FixedWindowRateLimiter(storage)
-        self._down_until = 0.0
+        self._is_down, self._down_until = False, 0.0
         self.api = _policy(settings.rate_limit, fails_closed=False)
         self.auth = _policy(settings.auth_rate_limit, fails_closed=True)
         self.refresh = _policy(settings.refresh_rate_limit, fails_closed=True)
@@ -115,6 +115,7 @@ class RateLimits:
             if fails_closed:
                 raise Problem("unavailable") from error
             return
+        self._is_down = False
         seconds = max(1, math.ceil(reset - time.time()))
         _tell(
             request,
@@ -133,12 +134,10 @@ class RateLimits:
 
     def _note(self, error: StorageError) -> None:
         """Say so once."""
-        now = time.monotonic()
-        if now < self._down_until:
-            return
-        if now - self._down_until > RETRY_SECONDS:
+        if not self._is_down:
             logger.error("the storage of rate limits is down: %r", error.storage_error)
-        self._down_until = now + RETRY_SECONDS
+        if time.monotonic() >= self._down_until:
+            self._is_down, self._down_until = True, time.monotonic() + RETRY_SECONDS
 
 
 def _tell(request: Request, policy: str, state: str) -> None:

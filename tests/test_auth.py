@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import itertools
 import time
+import unicodedata
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from datetime import timedelta
@@ -20,7 +21,9 @@ import db
 import errors
 import main
 import passwords
+import queries
 import revocations
+import schemas
 from settings import Settings
 from tests.conftest import ORIGIN, SECRET, Person, token
 from tests.contract import PASSWORD
@@ -509,18 +512,6 @@ async def test_logout_everywhere_refuses_external_tokens_issued_until_then(
     assert (await connect(token(sub=ada_id, iat=now + 8)).get("/api/tasks")).status_code == 200
 
 
-async def test_a_dead_token_ends_nothing_but_its_own_session(browser: Person) -> None:
-    email = new_email()
-    first = await sign_up(browser, email=email, name=None)
-    second = await sign_in(browser, email=email, password=PASSWORD)
-    browser.cookies.clear()
-    await browser.post(f"{AUTH}/logout", headers=bearer(first))
-
-    await browser.post(f"{AUTH}/logout?everywhere=true", headers=bearer(first))
-
-    assert (await browser.get("/api/tasks", headers=bearer(second))).status_code == 200
-
-
 async def test_an_expired_token_ends_its_session(browser: Person) -> None:
     answer = await sign_up(browser, name=None)
     claims = jwt.decode(answer["access_token"], SECRET, ["HS256"])
@@ -532,6 +523,14 @@ async def test_an_expired_token_ends_its_session(browser: Person) -> None:
     await browser.post(f"{AUTH}/logout", headers={"Authorization": f"Bearer {expired}"})
 
     assert await code(await refresh(browser, before)) == (401, "refresh_token_invalid")
+
+
+async def test_an_expired_external_token_ends_nothing(connect: Connect, ada_id: str) -> None:
+    ada = connect(token(sub=ada_id))
+    old = connect(token(sub=ada_id, exp=timedelta(minutes=-5)))
+
+    assert (await old.post(f"{AUTH}/logout?everywhere=true")).status_code == 204
+    assert (await ada.get("/api/tasks")).status_code == 200
 
 
 @pytest.mark.parametrize("headers", [{}, {"Cookie": "refresh_token=x"}, {"Authorization": "x"}])
@@ -880,3 +879,104 @@ async def test_logging_out_again_goes_as_well(browser: Person) -> None:
     for _ in range(2):
         response = await browser.post(f"{AUTH}/logout?everywhere=true", headers=headers)
         assert response.status_code == 204
+
+
+async def test_a_very_long_password_is_refused_without_being_normalized(browser: Person) -> None:
+    """That would take quadratic time, in which nobody else is served."""
+    password = "\u0301\u0316" * 5000
+
+    response = await browser.post(
+        f"{AUTH}/login", json={"email": new_email(), "password": password}
+    )
+
+    assert_helpful(response, 422)
+    assert schemas._nfkc(password) == password != unicodedata.normalize("NFKC", password)  # noqa: SLF001
+
+
+async def test_logout_says_so_when_it_can_end_nothing(
+    browser: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = await sign_up(browser, name=None)
+    monkeypatch.setattr(revocations, "MAX_AGE_SECONDS", -1)
+
+    response = await browser.post(f"{AUTH}/logout", headers=bearer(answer))
+
+    assert await code(response) == (503, "unavailable")
+
+
+async def test_a_list_that_was_long_on_its_way_undoes_nothing(
+    app: FastAPI, browser: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = await sign_up(browser, name=None)
+    revoked = app.state.revocations
+    until = time.monotonic() + 30
+    old: list[Any] = await queries.LIST_REVOCATIONS.all(window=timedelta(days=1))
+    sent = asyncio.Event()
+
+    class Slow:
+        async def all(self, **_: object) -> list[Any]:
+            await sent.wait()
+            return old
+
+    monkeypatch.setattr(revoked, "_reloaded", -1e9)
+    with monkeypatch.context() as patch:
+        patch.setattr(queries, "LIST_REVOCATIONS", Slow())
+        loading = asyncio.create_task(revoked.load())
+        await asyncio.sleep(0)
+    await browser.post(f"{AUTH}/logout", headers=bearer(answer))
+    sent.set()
+    await loading
+
+    assert time.monotonic() < until
+    dead = await browser.get("/api/tasks", headers=bearer(answer))
+    assert await code(dead) == (401, "token_revoked")
+
+
+async def test_of_two_cookies_both_sessions_end(browser: Person) -> None:
+    tokens = []
+    for _ in range(2):
+        await sign_up(browser, name=None)
+        tokens.append(cookie(browser))
+        browser.cookies.clear()
+    both = "; ".join(f"refresh_token={value}" for value in tokens)
+
+    await browser.post(f"{AUTH}/logout", headers={"Cookie": both})
+
+    for value in tokens:
+        assert await code(await refresh(browser, value)) == (401, "refresh_token_invalid")
+
+
+async def test_a_token_of_an_ended_session_can_still_end_the_others(browser: Person) -> None:
+    email = new_email()
+    first = await sign_up(browser, email=email, name=None)
+    browser.cookies.clear()
+    await browser.post(f"{AUTH}/logout", headers=bearer(first))
+    second = await sign_in(browser, email=email, password=PASSWORD)
+    browser.cookies.clear()
+
+    await browser.post(f"{AUTH}/logout?everywhere=true", headers=bearer(first))
+
+    dead = await browser.get("/api/tasks", headers=bearer(second))
+    assert await code(dead) == (401, "token_revoked")
+
+
+async def test_a_foreign_page_cannot_sign_anybody_in(client: Person) -> None:
+    """It could make the browser keep a cookie of the attacker's account."""
+    for path in ("login", "token", "token/"):
+        response = await client.post(f"{AUTH}/{path}", headers={"Origin": "https://evil.example"})
+        assert await code(response) == (403, "origin_not_allowed")
+
+
+@pytest.mark.parametrize("hashed", ["$2y$12$" + "a" * 53, "{SSHA}x", "", "$argon2id$x"])
+async def test_a_hash_that_nobody_can_read_is_nobodys(
+    browser: Person, database: db.Database, hashed: str
+) -> None:
+    email = new_email()
+    await sign_up(browser, email=email, name=None)
+    connection = await asyncpg.connect(database.url)
+    await connection.execute("UPDATE users SET password_hash = $2 WHERE email = $1", email, hashed)
+    await connection.close()
+
+    response = await browser.post(f"{AUTH}/login", json={"email": email, "password": PASSWORD})
+
+    assert await code(response) == (401, "invalid_credentials")
