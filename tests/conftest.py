@@ -104,8 +104,17 @@ def contract(app: FastAPI) -> Contract:
     return Contract(app.openapi())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 async def connect(
+    app: FastAPI, connect_once: Callable[[str | None], Person]
+) -> Callable[[str | None], Person]:
+    """Make clients of a service that is up to date: it stood still during tests that block."""
+    await app.state.revocations.load()
+    return connect_once
+
+
+@pytest.fixture(scope="session")
+async def connect_once(
     app: FastAPI, contract: Contract
 ) -> AsyncIterator[Callable[[str | None], Person]]:
     """Make clients whose every answer is held against the contract."""
