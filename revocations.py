@@ -47,10 +47,8 @@ class Revocations:
     async def load(self) -> None:
         """Learn what was revoked. Raises `Problem` 503."""
         asked, before = time.monotonic(), self._until
-        if all_of_it := asked - self._reloaded > RELOAD_SECONDS or asked - self._asked > 30:
-            rows = await queries.LIST_REVOCATIONS.all(window=EVERYTHING)
-        else:
-            rows = await queries.LIST_REVOCATIONS.all(window=OVERLAP)
+        all_of_it = asked - self._reloaded > RELOAD_SECONDS or asked - self._asked > 30
+        rows = await queries.LIST_REVOCATIONS.all(window=EVERYTHING if all_of_it else OVERLAP)
         until = {
             # Sessions and single tokens are refused whenever they were issued.
             row["key"]: row["revoked_at"].timestamp()
@@ -58,12 +56,14 @@ class Revocations:
             else math.inf
             for row in rows
         }
-        # What another call learned while this list was on its way is kept.
-        forgotten = before.keys() if all_of_it else ()
-        kept = {key: moment for key, moment in self._until.items() if key not in forgotten}
-        self._until = kept | until
+        if all_of_it:
+            # What another call learned while this list was on its way is kept.
+            learned = self._until.keys() - before.keys()
+            self._until = {key: self._until[key] for key in learned} | until
+            self._reloaded = asked
+        else:
+            self._until = self._until | until
         self._asked = max(self._asked, asked)
-        self._reloaded = asked if all_of_it else self._reloaded
 
     @contextlib.asynccontextmanager
     async def kept_up(self) -> AsyncIterator[None]:
