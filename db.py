@@ -1,8 +1,10 @@
 """The database: tables at startup, one pool a worker, and statements compiled once."""
 
 import asyncio
+import collections
 import contextlib
 import logging
+import math
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -168,7 +170,8 @@ class _Pool:
     def __init__(self, url: str, settings: Settings) -> None:
         self._url, self._options = url, _options(settings)
         self._size = settings.database_pool_size
-        self._slots = asyncio.Semaphore(self._size)
+        self._vacant = self._size
+        self._waiters: collections.deque[asyncio.Future[None]] = collections.deque()
         self._free: list[tuple[float, _Connection]] = []  # the one that was used last comes last
         self._closing: set[asyncio.Task[None]] = set()
         self._ping: asyncio.Task[list[asyncpg.Record]] | None = None
@@ -182,11 +185,7 @@ class _Pool:
 
         Waiting for one, and then for the answer, may take as long as the deadline each, in seconds.
         """
-        if self._slots.locked():
-            async with asyncio.timeout(deadline):
-                await self._slots.acquire()
-        else:
-            await self._slots.acquire()
+        await self._enter(deadline)
         try:
             try:
                 connection = self._take() or await self._connect(deadline)
@@ -203,7 +202,34 @@ class _Pool:
             self._give(connection)
             return records
         finally:
-            self._slots.release()
+            self._leave()
+
+    async def _enter(self, deadline: float) -> None:
+        """Wait for a turn, first come, first served; a semaphore and a timeout cost 10 us more."""
+        if self._vacant:
+            self._vacant -= 1
+            return
+        loop = asyncio.get_running_loop()
+        turn = loop.create_future()
+        self._waiters.append(turn)
+        timer = loop.call_later(deadline, _miss, turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled() and turn.exception() is None:  # it came at the same moment
+                self._leave()
+            raise
+        finally:
+            timer.cancel()
+
+    def _leave(self) -> None:
+        """Let the next one in who still waits."""
+        while self._waiters:
+            turn = self._waiters.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._vacant += 1
 
     def ping(self) -> "asyncio.Task[list[asyncpg.Record]]":
         """Begin a sign of life, or give the one that is under way."""
@@ -238,11 +264,16 @@ class _Pool:
     async def close(self) -> None:
         """Close every connection, when whoever uses one has done so."""
         for _ in range(self._size):
-            await self._slots.acquire()
+            await self._enter(math.inf)
         for _, connection in self._free:
             self._discard(connection)
         self._free.clear()
         await asyncio.gather(*self._closing)
+
+
+def _miss(turn: "asyncio.Future[None]") -> None:
+    if not turn.done():
+        turn.set_exception(TimeoutError())
 
 
 async def _close(connection: "_Connection") -> None:

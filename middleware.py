@@ -56,46 +56,44 @@ class Envelope:
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        request_id = scope["request_id"] = _request_id(scope)
+        given = dict(scope["headers"])
+        request_id = scope["request_id"] = _request_id(given)
         _canonical_path(scope)
         is_api = scope["path"].startswith("/api/")
         if not is_api:
             # Starlette answers a bad range of a file in plain text, and no file here needs ranges.
             scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"range"]
-        headers = [
+        added = [
             (b"x-request-id", request_id.encode()),
             *(_API_HEADERS if is_api else _PAGE_HEADERS),
         ]
-        if not is_api and b"origin" not in dict(scope["headers"]):
-            headers.append((b"vary", b"Origin"))  # where there is one, the CORS layer says so
+        if not is_api and b"origin" not in given:
+            added.append((b"vary", b"Origin"))  # where there is one, the CORS layer says so
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 scope["status"] = message["status"]
-                message["headers"] = [*message["headers"], *headers, *scope.get("limits", ())]
+                message["headers"] = [*message["headers"], *added, *scope.get("limits", ())]
             await send(message)
 
         try:
-            app = _refuse_upgrade if _loses_its_body(scope) else self.app
+            app = _refuse_upgrade if _loses_its_body(scope, given) else self.app
             await app(scope, receive, send_with_headers)
         finally:
             _log(scope, time.perf_counter() - started)
 
 
-def _request_id(scope: Scope) -> str:
+def _request_id(given: dict[bytes, bytes]) -> str:
     """Keep the caller's id where it is sane, so that both logs tell of one request."""
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and _SANE_REQUEST_ID.fullmatch(value):
-            sane: str = value.decode()
-            return sane
+    if _SANE_REQUEST_ID.fullmatch(sent := given.get(b"x-request-id", b"")):
+        return sent.decode()
     return f"{random.getrandbits(128):032x}"
 
 
-def _loses_its_body(scope: Scope) -> bool:
+def _loses_its_body(scope: Scope, given: dict[bytes, bytes]) -> bool:
     """Say whether uvicorn's parser took the body for another protocol, as `curl --http2` offers."""
-    headers = dict(scope["headers"])
-    return (b"upgrade" in headers or scope["method"] == "CONNECT") and (
-        headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
+    return (b"upgrade" in given or scope["method"] == "CONNECT") and (
+        given.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in given
     )
 
 

@@ -15,8 +15,10 @@ from fastapi.params import Form
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic_core import from_json
+from starlette._utils import get_route_path
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from errors import Problem
@@ -41,6 +43,14 @@ class Route(APIRoute):
         super().__init__(path, endpoint, **options)
         for reason in _unsupported(self.dependant):
             raise TypeError(f"{path}: {reason}.")
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Say whether a path is this route's; the framework's way costs several times as much."""
+        match = self.path_regex.match(get_route_path(scope)) if scope["type"] == "http" else None
+        if match is None:
+            return Match.NONE, {}
+        found = Match.FULL if scope["method"] in (self.methods or ()) else Match.PARTIAL
+        return found, {"route": self, "path_params": match.groupdict()}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request whose path is this route's."""
@@ -153,8 +163,9 @@ def _query(request: Request, field: ModelField) -> tuple[Any, list[Any]]:
 
 async def _read(request: Request, subtype: str) -> bytes:
     """Read a body of at most 64 KiB. Raises `Problem` 408, 413 or 415."""
-    length = int(request.headers.get("content-length", 0))
-    if not length and "transfer-encoding" not in request.headers:
+    headers = dict(request.scope["headers"])
+    length = int(headers.get(b"content-length", 0))
+    if not length and b"transfer-encoding" not in headers:
         return b""
     if length > MAX_BODY_BYTES:
         raise Problem("body_too_large")
@@ -167,7 +178,7 @@ async def _read(request: Request, subtype: str) -> bytes:
                     raise Problem("body_too_large")
     except (TimeoutError, ClientDisconnect) as error:
         raise Problem("request_timeout") from error
-    if body and not _is(subtype, request.headers.get("content-type", "")):
+    if body and not _is(subtype, headers.get(b"content-type", b"").decode("latin-1")):
         raise Problem(
             "unsupported_media_type", f"Send the body with Content-Type: application/{subtype}."
         )

@@ -168,3 +168,33 @@ async def test_bulk_changes_of_one_user_do_not_deadlock(
 
     assert {answer.status_code for answer in answers} == {200}
     assert "40P01" not in log_lines()
+
+
+async def test_a_turn_that_nobody_takes_any_more_is_passed_on(configured: Settings) -> None:
+    pool = db._Pool("", configured.model_copy(update={"database_pool_size": 1}))  # noqa: SLF001
+    await pool._enter(1)  # noqa: SLF001
+
+    waiting = [asyncio.create_task(pool._enter(1)) for _ in range(2)]  # noqa: SLF001
+    await asyncio.sleep(0)
+    waiting[0].cancel()  # while it waits
+    await asyncio.sleep(0)
+    pool._leave()  # noqa: SLF001
+    waiting[1].cancel()  # when its turn has just come
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+
+    assert [type(result) for result in results] == [asyncio.CancelledError] * 2
+    await asyncio.wait_for(pool._enter(1), 0.1)  # noqa: SLF001
+
+
+async def test_a_turn_that_comes_with_the_deadline_is_taken(configured: Settings) -> None:
+    pool = db._Pool("", configured.model_copy(update={"database_pool_size": 1}))  # noqa: SLF001
+    await pool._enter(1)  # noqa: SLF001
+
+    waiting = asyncio.create_task(pool._enter(0.01))  # noqa: SLF001
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().call_soon(pool._leave)  # noqa: SLF001
+    time.sleep(0.02)
+    await waiting
+
+    with pytest.raises(TimeoutError):
+        await pool._enter(0.01)  # noqa: SLF001
