@@ -21,7 +21,7 @@ from passwords import Passwords
 from revocations import Revocations
 from routes import auth, health, pages, tasks
 from schemas import Problem
-from security import Issuer, Verifier
+from security import Issued, Issuer, Verifier
 
 DESCRIPTION = """
 Tasks for the user whom the token names, and nobody else's.
@@ -81,6 +81,18 @@ class Service(FastAPI):
         return document
 
 
+@contextlib.asynccontextmanager
+async def _published_keys(app: FastAPI, configured: settings.Settings) -> AsyncIterator[None]:
+    app.state.key_set = None
+    if not configured.key_set_url:
+        yield
+        return
+    from key_set import KeySet  # noqa: PLC0415  (httpx takes 6 MiB, which not everybody needs)
+
+    async with KeySet(configured.key_set_url, app.state.verifier).kept_up() as app.state.key_set:
+        yield
+
+
 def create_app(configured: settings.Settings) -> FastAPI:
     """Assemble the service. Nothing is opened before it starts."""
 
@@ -92,14 +104,17 @@ def create_app(configured: settings.Settings) -> FastAPI:
             app.state.issuer = Issuer(database.secret, configured.access_token_seconds)
             app.state.verifier = Verifier(
                 database.secret,
-                issuer=configured.jwt_issuer,
-                audience=configured.jwt_audience,
+                shared=Issued(configured.jwt_issuer, configured.jwt_audience),
+                foreign=Issued(
+                    configured.jwt_issuer or configured.better_auth_url,
+                    configured.jwt_audience or configured.better_auth_url,
+                ),
                 user_claims=configured.jwt_user_claims,
             )
             async with db.connect(configured, database.url):
                 app.state.passwords = Passwords()
                 app.state.revocations = Revocations(configured)
-                async with app.state.revocations.kept_up():
+                async with app.state.revocations.kept_up(), _published_keys(app, configured):
                     gc.freeze()  # what is there now stays: no need to look through it again
                     yield
                 app.state.passwords.close()

@@ -27,7 +27,7 @@ class User(SQLModel, table=True):
 
     __tablename__ = "users"
     __table_args__ = (
-        CheckConstraint("char_length(id) BETWEEN 1 AND 255", name="users_id"),
+        CheckConstraint("char_length(id) BETWEEN 1 AND 260", name="users_id"),
         UniqueConstraint("email_key", name="users_email_key"),
     )
 

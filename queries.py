@@ -30,15 +30,28 @@ from typing_extensions import TypedDict
 from db import Statement
 from models import Revocation, Session, Task, User
 from schemas import BulkStatus, Deleted, Status, TaskCreate, TaskRead, Updated, UserRead
-from security import LOCAL, SESSION_KEY, USER_KEY
+from security import FOREIGN, LOCAL, SESSION_KEY, USER_KEY
 
 OWNER = bindparam("owner", type_=Text, required=True)
 TASK_ID = bindparam("task_id", type_=BigInteger, required=True)
 
 _MINE = col(Task.user_id) == OWNER
 _THIS_ONE = _MINE & (col(Task.id) == TASK_ID)
-_TASK = [getattr(Task, name) for name in TaskRead.__annotations__]
-_USER = [getattr(User, name) for name in UserRead.__annotations__]
+
+
+def _shown(user_id: str) -> ColumnElement[str]:
+    """Show a user's id as its token has it."""
+    return func.regexp_replace(user_id, literal_column(f"'^{FOREIGN}'"), literal_column("''"))
+
+
+_TASK = [
+    _shown(Task.user_id).label("user_id") if name == "user_id" else getattr(Task, name)
+    for name in TaskRead.__annotations__
+]
+_USER = [
+    _shown(User.id).label("id") if name == "id" else getattr(User, name)
+    for name in UserRead.__annotations__
+]
 _NOW = {"updated_at": func.now()}
 
 

@@ -5,7 +5,7 @@ import math
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -19,8 +19,23 @@ _COMPACT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 
 ISSUER = "todo-api"
 ACCESS_TOKEN_TYPE = "at+jwt"  # noqa: S105  (RFC 9068)
-LOCAL = "local_"
-"""What the ids of users begin with who signed up here; no other token may carry such an id."""
+LOCAL, FOREIGN = "local_", "jwks_"
+"""What the ids of users are kept with who signed up here, or whom a token of a JWKS names.
+
+No token signed with the shared secret may carry such an id, so that users of different issuers
+never meet.
+"""
+
+_ALGORITHMS = {
+    "OKP Ed25519": ["EdDSA"],
+    "EC P-256": ["ES256"],
+    "EC P-521": ["ES512"],
+    "RSA": ["RS256", "PS256"],
+}
+"""What a key may sign with. It is the key that decides, so HMAC is never among them."""
+
+MIN_RSA_BITS = 2048
+MAX_KEYS = 100
 
 SESSION_KEY, USER_KEY, TOKEN_KEY = "session:", "user:", "token:"
 """What is revoked is named so: a session, what others issued to a user, one such token."""
@@ -32,10 +47,25 @@ class InvalidToken(Exception):
     """The token does not verify; the message says why, for the log."""
 
 
+class UnknownKey(InvalidToken):
+    """The token is signed with an asymmetric key that is not known, or not known yet."""
+
+
+class Key(NamedTuple):
+    """A key and the algorithms it may be used with, never HMAC and others together."""
+
+    key: Any
+    algorithms: list[str]
+
+
 class Claims(NamedTuple):
-    """What is kept of a verified token. The keys are those under which it may be revoked."""
+    """What is kept of a verified token. The keys are those under which it may be revoked.
+
+    The subject is the user's id as the token has it; the user id is what it is kept under.
+    """
 
     user_id: str
+    subject: str
     expires: float
     issued: float
     session: str | None
@@ -50,29 +80,75 @@ class ExpiredToken(Exception):
         self.claims = claims
 
 
+def read_keys(document: object) -> dict[str, Key]:
+    """Read a JSON Web Key Set (RFC 7517). Keys that cannot be used here are passed over.
+
+    Raises `ValueError` for what is no key set.
+    """
+    keys = document.get("keys") if isinstance(document, dict) else None
+    if not isinstance(keys, list) or len(keys) > MAX_KEYS:
+        raise ValueError("not a JSON Web Key Set")
+    found = {}
+    for item in keys:
+        if isinstance(item, dict) and isinstance(item.get("kid"), str) and (key := _key(item)):
+            found[item["kid"]] = key
+    return found
+
+
+def _key(item: dict[str, Any]) -> Key | None:
+    """Read a key (RFC 7517, RFC 7518 section 6): public, for signatures, long enough."""
+    kind, curve, algorithm = (item.get(name) for name in ("kty", "crv", "alg"))
+    algorithms = _ALGORITHMS.get("RSA" if kind == "RSA" else f"{kind} {curve}", [])
+    if algorithm is not None:
+        algorithms = [name for name in algorithms if name == algorithm]
+    if not algorithms or "d" in item or item.get("use", "sig") != "sig":
+        return None
+    try:
+        key = jwt.PyJWK(item, algorithms[0]).key
+    except (jwt.PyJWTError, ValueError, TypeError):
+        return None
+    if kind == "RSA" and key.key_size < MIN_RSA_BITS:
+        return None
+    return Key(key, algorithms)
+
+
+class Issued(NamedTuple):
+    """Who must have issued a token, and for whom; None is not looked at."""
+
+    issuer: str | None = None
+    audience: str | None = None
+
+
 class Verifier:
-    """Verifies JSON Web Tokens (RFC 7519) signed with the shared secret by HS256."""
+    """Verifies JSON Web Tokens (RFC 7519): of the shared secret, and of the keys it is told of."""
 
     def __init__(
         self,
         secret: str,
         *,
-        issuer: str | None = None,
-        audience: str | None = None,
+        shared: Issued = Issued(),  # noqa: B008  (it cannot change)
+        foreign: Issued = Issued(),  # noqa: B008
         user_claims: Sequence[str] = ("user_id", "sub"),
     ) -> None:
-        self._key = secret.encode()
-        self._issuer = issuer
-        self._audience = audience
+        """Take the secret, and what tokens of the secret and of published keys must say."""
+        self._secret = Key(secret.encode(), ["HS256"])
+        self._shared, self._foreign = shared, foreign
         self._user_claims = user_claims
+        self._keys: Mapping[str, Key] = {}
         # Verifying costs more than all else in a request, and a client sends one token many times.
         # What was raised is not kept, so that bad tokens cannot push out good ones.
         self._claims = lru_cache(CACHED_TOKENS)(self._verify)
 
+    def trust(self, keys: Mapping[str, Key]) -> None:
+        """Accept tokens of these keys, by `kid`, and of no other from now on."""
+        if keys != self._keys:
+            self._keys = keys
+            self._claims.cache_clear()
+
     def claims(self, token: str) -> Claims:
         """Return what the token says.
 
-        Raises `ExpiredToken`, or `InvalidToken` for everything else that is wrong with it.
+        Raises `ExpiredToken`, `UnknownKey`, or `InvalidToken` for all else that is wrong with it.
         """
         claims = self._claims(token)
         if claims.expires <= time.time() - LEEWAY_SECONDS:
@@ -84,46 +160,60 @@ class Verifier:
             raise InvalidToken("not three parts of base64url")
         try:
             header = jwt.get_unverified_header(token)
-            ours = header.get("typ") == ACCESS_TOKEN_TYPE
-            audience = None if ours else self._audience
-            payload = jwt.decode(
-                token,
-                self._key,
-                algorithms=["HS256"],
-                issuer=ISSUER if ours else self._issuer,
-                audience=audience,
-                leeway=LEEWAY_SECONDS,
-                # Expiry is looked at in each call, because what is verified here is kept.
-                options={"verify_exp": False, "verify_aud": audience is not None},
-            )
+            if header["alg"] != "HS256":
+                return self._their_claims(token, header.get("kid"))
+            if header.get("typ") == ACCESS_TOKEN_TYPE:
+                return _our_claims(_decode(token, self._secret, Issued(ISSUER)))
+            payload = _decode(token, self._secret, self._shared)
         except jwt.InvalidTokenError as error:
             raise InvalidToken(type(error).__name__) from error
-        expires = _moment(payload, "exp")
-        if ours:
-            return _our_claims(payload, expires)
         user_id = self._user(payload)
-        issued = _moment(payload, "iat") if "iat" in payload else -math.inf
-        keys = (USER_KEY + user_id, _token_key(user_id, payload, token))
-        return Claims(user_id, expires, issued, None, keys)
+        if user_id.startswith((LOCAL, FOREIGN)):
+            raise InvalidToken("user id is one of those that are given here")
+        return _others_claims(user_id, user_id, payload, token)
+
+    def _their_claims(self, token: str, kid: str | None) -> Claims:
+        key = self._keys.get(kid or "")
+        if key is None:
+            raise UnknownKey("signed with no key that is known")
+        payload = _decode(token, key, self._foreign)
+        subject = self._user(payload)
+        return _others_claims(FOREIGN + subject, subject, payload, token)
 
     def _user(self, payload: dict[str, Any]) -> str:
         """Read the first claim that is there; a bad one is not passed over for the next."""
         for claim in self._user_claims:
             if claim in payload:
-                user_id = _sane_user_id(payload[claim])
-                if user_id.startswith(LOCAL):
-                    raise InvalidToken("user id is one of those that are given here")
-                return user_id
+                return _sane_user_id(payload[claim])
         raise InvalidToken("no user id")
 
 
-def _our_claims(payload: dict[str, Any], expires: float) -> Claims:
+def _decode(token: str, key: Key, issued: Issued) -> dict[str, Any]:
+    return jwt.decode(
+        token,
+        key.key,
+        algorithms=key.algorithms,
+        issuer=issued.issuer,
+        audience=issued.audience,
+        leeway=LEEWAY_SECONDS,
+        # Expiry is looked at in each call, because what is verified here is kept.
+        options={"verify_exp": False, "verify_aud": issued.audience is not None},
+    )
+
+
+def _our_claims(payload: dict[str, Any]) -> Claims:
     user_id, session = _sane_user_id(payload.get("sub")), payload.get("sid")
     if not isinstance(session, str) or not user_id.startswith(LOCAL):
         raise InvalidToken("no session of a user of ours")
     # A user's tokens are all revoked when the account is gone, and its id is not given again.
     keys = (SESSION_KEY + session, USER_KEY + user_id)
-    return Claims(user_id, expires, -math.inf, session, keys)
+    return Claims(user_id, user_id, _moment(payload, "exp"), -math.inf, session, keys)
+
+
+def _others_claims(user_id: str, subject: str, payload: dict[str, Any], token: str) -> Claims:
+    issued = _moment(payload, "iat") if "iat" in payload else -math.inf
+    keys = (USER_KEY + user_id, _token_key(user_id, payload, token))
+    return Claims(user_id, subject, _moment(payload, "exp"), issued, None, keys)
 
 
 def _sane_user_id(value: object) -> str:

@@ -89,6 +89,18 @@ def _limit(value: str) -> str:
     return value
 
 
+def _http_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        fine = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:
+        fine = False
+    if not fine or not url.isprintable() or re.search(r"[\s#@]", url):
+        raise ValueError("must look like https://app.example.com")
+    return url.rstrip("/")
+
+
+HTTPURL = Annotated[str, AfterValidator(_http_url)]
 RateLimit = Annotated[str, AfterValidator(_limit)]
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 
@@ -105,6 +117,8 @@ class Settings(BaseSettings):
     database_pool_size: int = Field(default=10, ge=1, le=1000)
     migrate_on_start: bool = True
     better_auth_secret: str | None = Field(default=None, repr=False)
+    better_auth_url: HTTPURL | None = None
+    jwks_url: HTTPURL | None = None
     jwt_issuer: str | None = None
     jwt_audience: str | None = None
     jwt_user_claims: CommaSeparated = Field(default=("user_id", "sub"), min_length=1)
@@ -130,6 +144,12 @@ class Settings(BaseSettings):
     )
 
     _split_lists = field_validator("jwt_user_claims", "cors_origins", mode="before")(_split)
+
+    @property
+    def key_set_url(self) -> str | None:
+        """Where the keys of asymmetric tokens are published, if such tokens are accepted."""
+        better_auth = self.better_auth_url and f"{self.better_auth_url}/api/auth/jwks"
+        return self.jwks_url or better_auth
 
     @model_validator(mode="before")
     @classmethod
@@ -166,9 +186,15 @@ class Settings(BaseSettings):
         return tuple(map(_as_sent, origins))
 
     @model_validator(mode="after")
-    def _secret_of_its_own(self) -> Self:
+    def _what_goes_together(self) -> Self:
         if self.database_url and not self.better_auth_secret:
             raise ValueError("BETTER_AUTH_SECRET: is required with DATABASE_URL")
+        if (
+            self.jwks_url
+            and not self.better_auth_url
+            and not (self.jwt_issuer and self.jwt_audience)
+        ):
+            raise ValueError("JWKS_URL: needs JWT_ISSUER and JWT_AUDIENCE, or BETTER_AUTH_URL")
         if self.cookie_samesite == "none" and not self.cookie_secure:
             raise ValueError("COOKIE_SAMESITE: none needs COOKIE_SECURE=true, or browsers drop it")
         return self

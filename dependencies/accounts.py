@@ -151,7 +151,7 @@ class Accounts:
         """
         sessions: set[str] = set()
         owners: set[str] = set()
-        claims = self._claims()
+        claims = await self._claims()
         if claims and claims.session:
             sessions.add(claims.session)
             owners.add(claims.user_id)
@@ -178,10 +178,10 @@ class Accounts:
     async def _revoke(self, key: str, lifetime: timedelta) -> None:
         await queries.REVOKE.one(key=key, lifetime=lifetime)
 
-    def _claims(self) -> Claims | None:
+    async def _claims(self) -> Claims | None:
         """Give the claims of the token, if it verifies; those of an old one name its session."""
         try:
-            claims = read_claims(self._request)
+            claims = await read_claims(self._request)
             self._revocations.check(claims)
         except Problem as problem:
             if problem.code == "unavailable":

@@ -12,7 +12,7 @@ import schemas
 from dependencies.events import log_event
 from dependencies.rate_limits import address, rate_limits
 from errors import Problem
-from security import Claims, ExpiredToken, InvalidToken
+from security import Claims, ExpiredToken, InvalidToken, UnknownKey, Verifier
 
 MAX_TOKEN_BYTES = 8192  # a larger one would be parsed before its signature is looked at
 
@@ -32,7 +32,7 @@ class VerifyJWT(SecurityBase):
         """
         limits = rate_limits(request)
         try:
-            claims = read_claims(request)
+            claims = await read_claims(request)
             request.app.state.revocations.check(claims)
         except Problem as problem:
             await limits.count(request, limits.api, "address", address(request))
@@ -41,21 +41,31 @@ class VerifyJWT(SecurityBase):
             raise
         user_id = request.scope["user_id"] = claims.user_id
         await limits.count(request, limits.api, "user", user_id)
-        if request.scope.get("path_user_id", user_id) != user_id:
+        if request.scope.get("path_user_id", claims.subject) != claims.subject:
             log_event(request, "wrong_user", logging.WARNING, reason="the path names another user")
             raise Problem("wrong_user")
         return user_id
 
 
-def read_claims(request: Request) -> Claims:
-    """Verify the request's token. Raises `Problem` 401, whose cause says why, for the log."""
+async def read_claims(request: Request) -> Claims:
+    """Verify the request's token. Raises `Problem` 401, whose cause says why, for the log.
+
+    Raises `Problem` 503 where the keys cannot be had that it may be signed with.
+    """
+    verifier: Verifier = request.app.state.verifier
     try:
-        claims: Claims = request.app.state.verifier.claims(_bearer_token(request))
+        token = _bearer_token(request)
+        try:
+            return verifier.claims(token)
+        except UnknownKey:
+            if request.app.state.key_set is None:
+                raise
+            await request.app.state.key_set.learn()
+            return verifier.claims(token)
     except ExpiredToken as error:
         raise Problem("token_expired") from error
     except InvalidToken as error:
         raise Problem("invalid_token") from error
-    return claims
 
 
 def _bearer_token(request: Request) -> str:

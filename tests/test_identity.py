@@ -238,7 +238,7 @@ def test_a_token_dies_while_it_is_remembered(monkeypatch: pytest.MonkeyPatch) ->
 def test_issuer_and_audience_count_where_they_are_set(
     claims: dict[str, Any], accepted: bool
 ) -> None:
-    verifier = security.Verifier(SECRET, issuer="https://app", audience="todo")
+    verifier = security.Verifier(SECRET, shared=security.Issued("https://app", "todo"))
 
     if accepted:
         assert verifier.claims(token(sub="ada", **claims)).user_id == "ada"
@@ -301,6 +301,6 @@ def test_a_token_made_by_hand_has_the_claims_that_are_asked_for(
     make_token.main()
 
     verifier = security.Verifier(
-        SECRET, issuer="https://app", audience="todo", user_claims=["uid", "id"]
+        SECRET, shared=security.Issued("https://app", "todo"), user_claims=["uid", "id"]
     )
     assert verifier.claims(capsys.readouterr().out.strip()).user_id == "ada"

@@ -132,6 +132,12 @@ def test_a_transaction_pooler_is_guessed_and_can_be_said(url: str, pooler: bool)
         ({"CORS_ORIGINS": "https://a.example?b"}, "CORS_ORIGINS: lists exact origins"),
         ({"CORS_ORIGINS": "https://a.example#b"}, "CORS_ORIGINS: lists exact origins"),
         ({"CORS_ORIGINS": "https://a@b.example"}, "CORS_ORIGINS: lists exact origins"),
+        ({"BETTER_AUTH_URL": "app.example"}, "BETTER_AUTH_URL: must look like https://"),
+        ({"BETTER_AUTH_URL": "ftp://app.example"}, "BETTER_AUTH_URL: must look like https://"),
+        ({"BETTER_AUTH_URL": "https://u:canary@a.example"}, "BETTER_AUTH_URL: must look like"),
+        ({"JWKS_URL": "http://[x"}, "JWKS_URL: must look like https://"),
+        ({"JWKS_URL": "https://a.example:99999"}, "JWKS_URL: must look like https://"),
+        ({"JWKS_URL": "https://a.example"}, "JWKS_URL: needs JWT_ISSUER and JWT_AUDIENCE"),
         ({"LOG_LEVEL": "loud"}, "LOG_LEVEL: "),
         ({"LOG_FORMAT": "xml"}, "LOG_FORMAT: "),
         ({"ACCESS_TOKEN_SECONDS": "0"}, "ACCESS_TOKEN_SECONDS: "),
@@ -197,6 +203,14 @@ def test_a_file_that_is_not_utf_8_ends_the_start_with_one_line(
 )
 def test_origins_are_compared_as_browsers_send_them(written: str, sent: str) -> None:
     assert Settings(cors_origins=(written,)).cors_origins == (sent,)
+
+
+def test_keys_are_published_by_better_auth_or_where_it_is_said() -> None:
+    ours, elsewhere = "https://app.example/", "https://idp.example/keys"
+
+    assert Settings().key_set_url is None
+    assert Settings(better_auth_url=ours).key_set_url == "https://app.example/api/auth/jwks"
+    assert Settings(better_auth_url=ours, jwks_url=elsewhere).key_set_url == elsewhere
 
 
 def test_the_example_lists_exactly_the_settings(project: Path) -> None:

@@ -1,0 +1,103 @@
+"""The keys that another server publishes for the tokens it issues: fetched, kept, kept up."""
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections.abc import AsyncIterator
+from typing import Self
+
+import httpx
+import orjson
+
+from errors import Problem
+from security import Verifier, read_keys
+
+CACHE_SECONDS = 300.0
+"""A key that is withdrawn at its source is refused after so long."""
+
+RETRY_SECONDS = 10.0
+MAX_OUTAGE_SECONDS = 3600.0
+"""Known keys stay good through an outage of their source for so long."""
+
+COOLDOWN_SECONDS = 5.0
+"""Tokens of unknown keys, however many, cause no more than one fetch in so long."""
+
+FETCH_SECONDS = 10.0
+WAIT_SECONDS = 2.5
+"""So long a request waits for a fetch, which goes on after that."""
+
+MAX_BYTES = 256 * 1024
+
+logger = logging.getLogger("todo.key_set")
+
+
+class KeySet:
+    """A JSON Web Key Set (RFC 7517) at a URL, whose keys a verifier is told to trust."""
+
+    def __init__(self, url: str, verifier: Verifier) -> None:
+        self._url, self._verifier = url, verifier
+        self._client = httpx.AsyncClient(timeout=FETCH_SECONDS)
+        self._fetching: asyncio.Task[None] | None = None
+        self._fetched = self._tried = -math.inf
+
+    async def learn(self) -> None:
+        """Fetch the keys, unless that was done just now. Raises `Problem` 503 if it fails."""
+        if self._fetching is None and time.monotonic() - self._tried >= COOLDOWN_SECONDS:
+            self._fetch()
+        if self._fetching:
+            await asyncio.wait([self._fetching], timeout=WAIT_SECONDS)
+        if self._fetched < self._tried or self._fetching:
+            raise Problem("unavailable")
+
+    @contextlib.asynccontextmanager
+    async def kept_up(self) -> AsyncIterator[Self]:
+        """Keep up with the source until the block ends."""
+        following = asyncio.create_task(self._follow())
+        try:
+            yield self
+        finally:
+            tasks = [task for task in (following, self._fetching) if task]
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            await self._client.aclose()
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.wait([self._fetch()])
+            failed = self._fetched < self._tried
+            await asyncio.sleep(RETRY_SECONDS if failed else CACHE_SECONDS - FETCH_SECONDS)
+
+    def _fetch(self) -> "asyncio.Task[None]":
+        """Begin a fetch, or give the one that is under way."""
+        if self._fetching is None:
+            self._fetching = asyncio.create_task(self._attempt())
+        return self._fetching
+
+    async def _attempt(self) -> None:
+        try:
+            async with asyncio.timeout(FETCH_SECONDS):
+                keys = read_keys(await self._get())
+            self._tried = self._fetched = time.monotonic()
+            self._verifier.trust(keys)
+        except Exception as error:  # noqa: BLE001  (whatever is there, requests get their answer)
+            self._tried = time.monotonic()
+            logger.warning("cannot read the keys at %s: %r", self._url, error)
+            if self._tried - self._fetched > MAX_OUTAGE_SECONDS:
+                self._verifier.trust({})
+        finally:
+            self._fetching = None
+
+    async def _get(self) -> object:
+        headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
+        async with self._client.stream("GET", self._url, headers=headers) as response:
+            if response.status_code != httpx.codes.OK:
+                raise ValueError(f"status {response.status_code}")
+            body = b""
+            async for chunk in response.aiter_raw():
+                body += chunk
+                if len(body) > MAX_BYTES:
+                    raise ValueError("too large")
+        return orjson.loads(body)

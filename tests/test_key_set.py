@@ -1,0 +1,464 @@
+"""Tokens of keys that another server publishes: what it may do, and what its failures may not."""
+
+import asyncio
+import base64
+import contextlib
+import hmac
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from hypothesis import given
+from hypothesis import strategies as st
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+
+import key_set
+import main
+import security
+from settings import Settings
+from tests.conftest import SECRET, token
+from tests.test_identity import unsigned
+
+KEYS: dict[str, Any] = {
+    "EdDSA": ed25519.Ed25519PrivateKey.generate(),
+    "ES256": ec.generate_private_key(ec.SECP256R1()),
+    "ES512": ec.generate_private_key(ec.SECP521R1()),
+    "RS256": rsa.generate_private_key(65537, 2048),
+    "PS256": rsa.generate_private_key(65537, 2048),
+}
+
+
+def published(algorithm: str, kid: str | None = None, **members: object) -> dict[str, Any]:
+    """Write a public key as a JSON Web Key."""
+    public = KEYS[algorithm].public_key()
+    write: Any = {"Ed": OKPAlgorithm, "ES": ECAlgorithm}.get(algorithm[:2], RSAAlgorithm)
+    key = {**write.to_jwk(public, as_dict=True), "kid": kid or algorithm, **members}
+    return {name: value for name, value in key.items() if value is not None}
+
+
+class Source:
+    """An HTTP server on a real socket that publishes keys, or does something worse."""
+
+    def __init__(self) -> None:
+        self.answers: Callable[[], Awaitable[bytes]] = self.keys
+        self.published = [published(algorithm) for algorithm in KEYS]
+        self.fetches = 0
+        self.url = ""
+
+    async def keys(self) -> bytes:
+        """Publish the keys."""
+        return self.written(json.dumps({"keys": self.published}).encode())
+
+    def written(self, body: bytes, status: bytes = b"200 OK") -> bytes:
+        """Write an answer."""
+        return b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer as told."""
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                self.fetches += 1
+                writer.write(await self.answers())
+                await writer.drain()
+        writer.close()
+
+    def token(self, algorithm: str = "EdDSA", kid: str | None = None, **claims: object) -> str:
+        """Sign claims as this server would."""
+        everything = {
+            "iss": self.url,
+            "aud": self.url,
+            "exp": time.time() + 600,
+            "sub": "ada",
+            **claims,
+        }
+        present = {name: value for name, value in everything.items() if value is not None}
+        headers = {"kid": kid or algorithm}
+        return jwt.encode(present, KEYS[algorithm], algorithm, headers=headers)
+
+
+@pytest.fixture
+async def source() -> AsyncIterator[Source]:
+    """Run a source of keys."""
+    source = Source()
+    server = await asyncio.start_server(source.serve, "127.0.0.1", 0)
+    source.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    yield source
+    server.close()
+
+
+@contextlib.asynccontextmanager
+async def service(configured: Settings, **changes: object) -> AsyncIterator[httpx.AsyncClient]:
+    """Run a service that accepts tokens of a source."""
+    app = main.create_app(configured.model_copy(update=changes))
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+async def client(configured: Settings, source: Source) -> AsyncIterator[httpx.AsyncClient]:
+    """Give a client of such a service, without a token."""
+    async with service(configured, better_auth_url=source.url) as client:
+        await call(client, source.token())
+        yield client
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a second of tests be many of a deployment."""
+    monkeypatch.setattr(key_set, "COOLDOWN_SECONDS", 0.0)
+    monkeypatch.setattr(key_set, "WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(key_set, "FETCH_SECONDS", 0.4)
+    monkeypatch.setattr(key_set, "RETRY_SECONDS", 0.05)
+
+
+async def call(client: httpx.AsyncClient, token: str, path: str = "/api/tasks") -> httpx.Response:
+    """List tasks with a token."""
+    return await client.get(path, headers={"Authorization": f"Bearer {token}"})
+
+
+async def outcome(client: httpx.AsyncClient, token: str) -> tuple[int, str]:
+    """Tell how a token is received."""
+    response = await call(client, token)
+    return response.status_code, "" if response.is_success else response.json()["code"]
+
+
+@pytest.mark.parametrize("algorithm", KEYS)
+async def test_tokens_of_every_algorithm_are_accepted(
+    client: httpx.AsyncClient, source: Source, algorithm: str
+) -> None:
+    token = source.token(algorithm, sub=f"ada {algorithm}")
+    headers = {"Authorization": f"Bearer {token}"}
+
+    task = (await client.post("/api/tasks", json={"title": "x"}, headers=headers)).json()
+
+    assert task["user_id"] == f"ada {algorithm}"
+    assert (await call(client, token, f"/api/ada {algorithm}/tasks")).json() == [task]
+    assert (await call(client, token, f"/api/jwks_ada {algorithm}/tasks")).status_code == 403
+    me = (await call(client, token, "/api/v1/auth/me")).json()
+    assert me["id"] == f"ada {algorithm}"
+
+
+async def test_the_longest_id_is_accepted(client: httpx.AsyncClient, source: Source) -> None:
+    headers = {"Authorization": f"Bearer {source.token(sub='é' * 255)}"}
+
+    response = await client.post("/api/tasks", json={"title": "x"}, headers=headers)
+
+    assert response.json()["user_id"] == "é" * 255
+    assert await outcome(client, source.token(sub="é" * 256)) == (401, "invalid_token")
+
+
+async def test_users_of_different_issuers_never_meet(
+    client: httpx.AsyncClient, source: Source
+) -> None:
+    theirs = source.token(sub="carol")
+    shared = token(sub="carol")
+    for each in (theirs, shared):
+        await client.post(
+            "/api/tasks", json={"title": "x"}, headers={"Authorization": f"Bearer {each}"}
+        )
+
+    lists = [(await call(client, each)).json() for each in (theirs, shared)]
+
+    assert [len(tasks) for tasks in lists] == [1, 1]
+    assert lists[0][0]["id"] != lists[1][0]["id"]
+    assert {tasks[0]["user_id"] for tasks in lists} == {"carol"}
+    assert await outcome(client, token(sub="jwks_carol")) == (401, "invalid_token")
+    for kept in ("local_carol", "jwks_carol"):
+        assert (await call(client, source.token(sub=kept))).json() == []
+
+
+def hmac_of(secret: bytes, **header: object) -> str:
+    """Sign by HMAC with what is public, which PyJWT itself refuses to do."""
+    claims = {"sub": "ada", "exp": time.time() + 600}
+    signed = unsigned({"alg": "HS256", **header}, claims).rstrip(".")
+    mac = hmac.digest(secret, signed.encode(), "sha256")
+    return f"{signed}.{base64.urlsafe_b64encode(mac).decode().rstrip('=')}"
+
+
+def pem(algorithm: str) -> bytes:
+    """Write a public key as text."""
+    written: bytes = (
+        KEYS[algorithm]
+        .public_key()
+        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+    return written
+
+
+FORGED: dict[str, Callable[[Source], str]] = {
+    "another issuer": lambda source: source.token(iss="http://127.0.0.1"),
+    "no issuer": lambda source: source.token(iss=None),
+    "an issuer with a slash": lambda source: source.token(iss=source.url + "/"),
+    "another audience": lambda source: source.token(aud="http://127.0.0.1"),
+    "no audience": lambda source: source.token(aud=None),
+    "no user": lambda source: source.token(sub=None),
+    "no expiry": lambda source: source.token(exp=None),
+    "not yet valid": lambda source: source.token(nbf=time.time() + 60),
+    "another key's kid": lambda source: source.token(kid="ES256"),
+    "an RSA key's other padding": lambda source: jwt.encode(
+        {"iss": source.url, "aud": source.url, "sub": "ada", "exp": time.time() + 600},
+        KEYS["PS256"],
+        "RS384",
+        headers={"kid": "PS256"},
+    ),
+    "no kid": lambda source: jwt.encode(
+        {"iss": source.url, "aud": source.url, "sub": "ada", "exp": time.time() + 600},
+        KEYS["EdDSA"],
+        "EdDSA",
+    ),
+    "no algorithm": lambda _: unsigned({"alg": "none", "kid": "EdDSA"}, {"sub": "ada"}, b"x"),
+    "HMAC with a public key": lambda _: hmac_of(pem("RS256"), kid="RS256"),
+    "HMAC with a JWK": lambda _: hmac_of(json.dumps(published("EdDSA")).encode(), kid="EdDSA"),
+    "our own kind": lambda _: jwt.encode(
+        {"iss": "todo-api", "sub": "local_1", "sid": "1" * 32, "exp": time.time() + 600},
+        KEYS["EdDSA"],
+        "EdDSA",
+        headers={"kid": "EdDSA", "typ": "at+jwt"},
+    ),
+    "the secret's HS512": lambda _: token(algorithm="HS512", sub="ada"),
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+async def test_forged_tokens_are_refused(
+    client: httpx.AsyncClient, source: Source, name: str
+) -> None:
+    assert await outcome(client, FORGED[name](source)) == (401, "invalid_token")
+
+
+async def test_an_expired_token_says_so(client: httpx.AsyncClient, source: Source) -> None:
+    assert await outcome(client, source.token(exp=time.time() - 60)) == (401, "token_expired")
+
+
+async def test_a_token_that_was_logged_out_is_refused(
+    client: httpx.AsyncClient, source: Source
+) -> None:
+    theirs = source.token(sub="dora", jti="1")
+    headers = {"Authorization": f"Bearer {theirs}"}
+
+    assert (await client.post("/api/v1/auth/logout", headers=headers)).status_code == 204
+
+    assert await outcome(client, theirs) == (401, "token_revoked")
+
+
+async def test_the_three_kinds_work_side_by_side(client: httpx.AsyncClient, source: Source) -> None:
+    form = {"email": "side@example.com", "password": "canary horse battery"}
+    await client.post("/api/v1/auth/register", json=form)
+    local = (await client.post("/api/v1/auth/login", json=form)).json()["access_token"]
+
+    found = [await outcome(client, each) for each in (local, token(sub="a"), source.token())]
+
+    assert found == [(200, "")] * 3
+
+
+async def test_without_the_setting_no_such_token_is_accepted(
+    configured: Settings, source: Source
+) -> None:
+    async with service(configured) as client:
+        assert await outcome(client, source.token()) == (401, "invalid_token")
+    assert source.fetches == 0
+
+
+async def test_another_provider_is_known_by_three_settings(
+    configured: Settings, source: Source
+) -> None:
+    settings = {"jwks_url": f"{source.url}/keys", "jwt_issuer": "https://idp", "jwt_audience": "a"}
+    async with service(configured, **settings) as client:
+        theirs = source.token(iss="https://idp", aud=["a", "b"])
+        assert await outcome(client, theirs) == (200, "")
+        assert await outcome(client, source.token()) == (401, "invalid_token")
+
+
+async def test_a_new_key_is_learned_and_a_flood_of_unknown_ones_fetches_once(
+    client: httpx.AsyncClient, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source.published.append(published("EdDSA", "new"))
+    monkeypatch.setattr(key_set, "COOLDOWN_SECONDS", 0.0)
+    assert await outcome(client, source.token(kid="new")) == (200, "")
+    monkeypatch.setattr(key_set, "COOLDOWN_SECONDS", 5.0)
+    before = source.fetches
+
+    found = await asyncio.gather(
+        *(outcome(client, source.token(kid=f"unknown {number}")) for number in range(100))
+    )
+
+    assert set(found) == {(401, "invalid_token")}
+    assert source.fetches == before
+    monkeypatch.setattr(key_set, "COOLDOWN_SECONDS", 0.0)
+
+    async def slowly() -> bytes:
+        await asyncio.sleep(0.1)
+        return await source.keys()
+
+    source.answers = slowly
+    await asyncio.gather(
+        *(outcome(client, source.token(kid=f"unknown {number}")) for number in range(100))
+    )
+    assert source.fetches == before + 1
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_withdrawn_key_is_refused_after_the_cache_time(
+    configured: Settings, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_set, "CACHE_SECONDS", 0.5)
+    async with service(configured, better_auth_url=source.url) as client:
+        assert await outcome(client, source.token()) == (200, "")
+        source.published = [published("ES256"), published("RS256", "EdDSA")]
+        await asyncio.sleep(0.6)
+
+        assert await outcome(client, source.token()) == (401, "invalid_token")
+        assert await outcome(client, source.token("ES256")) == (200, "")
+
+
+async def hang() -> bytes:
+    """Say nothing."""
+    await asyncio.sleep(3600)
+    return b""
+
+
+RUBBISH: dict[str, bytes] = {
+    "no JSON": b"<html>",
+    "no object": b"[]",
+    "no list": b'{"keys": {}}',
+    "too many": json.dumps({"keys": [{}] * 101}).encode(),
+    "too large": b'{"keys": [' + b" " * 300_000 + b"]}",
+    "deep": b"[" * 100_000,
+}
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("trouble", ["hangs", "is down", "is no HTTP", "says 500", *RUBBISH])
+async def test_what_is_wrong_with_the_source_breaks_nothing(
+    client: httpx.AsyncClient, source: Source, trouble: str
+) -> None:
+    async def answer() -> bytes:
+        match trouble:
+            case "hangs":
+                return await hang()
+            case "is down":
+                raise ConnectionError
+            case "is no HTTP":
+                return b"rubbish\r\n\r\n" * 100
+            case "says 500":
+                return source.written(b'{"keys": []}', b"500 Oops")
+        return source.written(RUBBISH[trouble])
+
+    source.answers = answer
+    started = time.monotonic()
+    unknown = await outcome(client, source.token(kid="unknown"))
+    waited = time.monotonic() - started
+
+    known = [await outcome(client, source.token(jti=str(number))) for number in range(3)]
+
+    assert unknown == (503, "unavailable")
+    assert waited < 1
+    assert known == [(200, "")] * 3
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_known_tokens_do_not_wait_for_a_source_that_hangs(
+    configured: Settings, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_set, "CACHE_SECONDS", 0.5)
+    async with service(configured, better_auth_url=source.url) as client:
+        await outcome(client, source.token())
+        source.answers = hang
+        until = time.monotonic() + 1
+        while time.monotonic() < until:
+            started = time.monotonic()
+            assert await outcome(client, source.token()) == (200, "")
+            assert time.monotonic() - started < 0.15
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_an_outage_is_borne_for_a_time_and_then_ends(
+    configured: Settings, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_set, "CACHE_SECONDS", 0.5)
+    monkeypatch.setattr(key_set, "MAX_OUTAGE_SECONDS", 1.0)
+    answers = source.keys
+    async with service(configured, better_auth_url=source.url) as client:
+        assert await outcome(client, source.token()) == (200, "")
+
+        async def down() -> bytes:
+            raise ConnectionError
+
+        source.answers = down
+        await asyncio.sleep(0.3)
+        assert await outcome(client, source.token()) == (200, "")
+        await asyncio.sleep(1.2)
+        assert await outcome(client, source.token()) == (503, "unavailable")
+        source.answers = answers
+        await asyncio.sleep(0.2)
+        assert await outcome(client, source.token()) == (200, "")
+
+
+UNUSABLE: list[dict[str, Any]] = [
+    {"kty": "oct", "k": "c2VjcmV0", "alg": "HS256"},
+    {"kty": "oct", "k": "c2VjcmV0"},
+    published("EdDSA", use="enc"),
+    published("EdDSA", alg="HS256"),
+    published("RS256", alg="HS256"),
+    published("RS256", alg=["RS256"]),
+    published("EdDSA", x="short"),
+    published("EdDSA", x=1),
+    published("EdDSA", x=None),
+    published("ES256", crv="secp256k1"),
+    published("ES256", crv=["P-256"]),
+    published("ES256", y="AAAA"),
+    published("RS256", n=base64.urlsafe_b64encode(b"\xff" * 128).decode().rstrip("=")),
+    OKPAlgorithm.to_jwk(KEYS["EdDSA"], as_dict=True),
+]
+
+
+def test_keys_that_are_unusable_are_passed_over() -> None:
+    keys = [{"kid": "bad", **key} for key in UNUSABLE]
+    odd: list[Any] = [None, 1, "x", published("EdDSA", kid=None) | {"kid": 5}]
+
+    found = security.read_keys({"keys": [*keys, *odd, published("ES256", "good")]})
+
+    assert {kid: key.algorithms for kid, key in found.items()} == {"good": ["ES256"]}
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=6,
+)
+
+
+@given(
+    key=st.fixed_dictionaries(
+        {"kid": st.just("x"), "kty": st.sampled_from(["OKP", "EC", "RSA", "oct"]) | json_values},
+        optional={
+            "crv": st.sampled_from(["Ed25519", "P-256", "P-521"]) | json_values,
+            **dict.fromkeys(("x", "y", "n", "e", "alg", "use", "key_ops"), json_values),
+        },
+    )
+)
+def test_no_key_that_anybody_publishes_raises(key: dict[str, Any]) -> None:
+    assert set(security.read_keys({"keys": [key]})) <= {"x"}
+
+
+async def test_what_is_verified_once_is_not_verified_again(source: Source) -> None:
+    verifier = security.Verifier(SECRET, foreign=security.Issued(source.url, source.url))
+    verifier.trust(security.read_keys({"keys": source.published}))
+    theirs = source.token()
+
+    assert verifier.claims(theirs) is verifier.claims(theirs)
+    verifier.trust(security.read_keys({"keys": source.published}))
+    assert verifier.claims(theirs) is verifier.claims(theirs)
+    verifier.trust({})
+    with pytest.raises(security.UnknownKey):
+        verifier.claims(theirs)
