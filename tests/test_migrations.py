@@ -96,7 +96,7 @@ async def test_migrations_wait_for_their_turn(empty: Settings) -> None:
     ("rule", "table", "row"),
     [
         ("users_id", "users", {"id": ""}),
-        ("users_id", "users", {"id": "x" * 256}),
+        ("users_id", "users", {"id": "x" * 261}),
         ("tasks_title", "tasks", {"title": ""}),
         ("tasks_title", "tasks", {"title": "x" * 201}),
         ("tasks_description", "tasks", {"title": "x", "description": "x" * 1001}),
