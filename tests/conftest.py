@@ -222,7 +222,7 @@ def malformed_token() -> str:
     return "not.a.token"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def project() -> Path:
     """Name the folder of the project."""
     return settings.PROJECT
