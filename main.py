@@ -27,7 +27,8 @@ DESCRIPTION = """
 Tasks for the user whom the token names, and nobody else's.
 
 **Sign in**: sign up below, then press *Authorize* and give email and password; or paste a token (a
-JWT, HS256, signed with `BETTER_AUTH_SECRET`; `uv run make_token.py ada` makes one for user `ada`).
+JWT of Better Auth's `jwt` plugin, or HS256, signed with `BETTER_AUTH_SECRET`; `uv run make_token.py
+ada` makes one for user `ada`).
 
 **Paths**: everything under `/api/tasks` is also served at `/api/{user_id}/tasks`, for frontends
 that name the user in the path; an id other than the token's is refused with 403. A slash at the
