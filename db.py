@@ -12,6 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
 import asyncpg
+import orjson
 from alembic import command
 from alembic.config import Config
 from alembic.util.exc import CommandError
@@ -251,9 +252,14 @@ class _Pool:
         return None
 
     async def _connect(self, deadline: float) -> "_Connection":
-        return await asyncpg.connect(
+        connection = await asyncpg.connect(
             self._url, timeout=deadline, connection_class=_Connection, **self._options
         )
+        # JSON goes into an answer as it comes. The name of this type is known without asking.
+        await connection.set_type_codec(
+            "json", schema="pg_catalog", encoder=str, decoder=orjson.Fragment
+        )
+        return connection
 
     def _discard(self, connection: "_Connection") -> None:
         """Close a connection whose state is unknown, after telling the server to stop."""

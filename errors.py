@@ -29,8 +29,10 @@ CODES: dict[str, tuple[int, str]] = {
     "origin_not_allowed": (403, "This origin, method or header is not allowed; see CORS_ORIGINS."),
     "not_found": (404, "There is nothing at this path. See /docs for what there is."),
     "task_not_found": (404, "No such task."),
+    "tag_not_found": (404, "No such tag."),
     "method_not_allowed": (405, "This path does not take this method; see the Allow header."),
     "email_taken": (409, "This email has an account already. Sign in instead."),
+    "tag_exists": (409, "There is a tag of this name already."),
     "upgrade_refused": (400, "Send this again as plain HTTP/1.1, without Upgrade and Connection."),
     "request_timeout": (408, "The body did not arrive in time. Send it again."),
     "body_too_large": (413, "The body is larger than 64 KiB."),
@@ -45,7 +47,10 @@ CODES: dict[str, tuple[int, str]] = {
 }
 """Code -> status and sentence. Codes are stable: clients compare them."""
 
-_TAKEN: dict[str | None, str] = {"users_email_key": "email_taken"}
+_TAKEN: dict[str | None, str] = {
+    "users_email_key": "email_taken",
+    "tags_name": "tag_exists",
+}
 """What the database finds to be there already."""
 
 _PLAIN_WORDS = {
@@ -55,6 +60,9 @@ _PLAIN_WORDS = {
     "string_type": "must be text",
     "string_too_short": "needs {min_length} or more characters",
     "string_too_long": "takes at most {max_length} characters",
+    "string_pattern_mismatch": "must match {pattern}",
+    "too_long": "takes at most {max_length} of them",
+    "list_type": "must be a list",
     "bool_type": "must be true or false",
     "enum": "must be {expected}",
     "literal_error": "must be {expected}",
@@ -113,7 +121,7 @@ def from_database(error: Exception) -> Exception:
     state = error.sqlstate if isinstance(error, PostgresError) else "08000"
     match state[:2], state:
         # 26000: a transaction pooler switched servers between parsing and running a statement.
-        # 23503: the owner's row was deleted between being found and being referred to.
+        # 23503: a row was deleted between being found and being referred to.
         case _, "40001" | "40P01" | "26000" | "23503":
             return TryAgain(state)
         case (("08" | "53" | "57" | "58"), _):

@@ -19,7 +19,7 @@ from dependencies.rate_limits import RateLimits
 from middleware import CORS, Envelope
 from passwords import Passwords
 from revocations import Revocations
-from routes import auth, health, pages, tasks
+from routes import auth, health, pages, tags, tasks
 from schemas import Problem
 from security import Issued, Issuer, Verifier
 
@@ -129,6 +129,7 @@ def create_app(configured: settings.Settings) -> FastAPI:
         # An included router is matched twice in every request; its routes, taken over, are once.
         routes=[
             *tasks.router.routes,
+            *tags.router.routes,
             *auth.router.routes,
             *health.router.routes,
             *pages.router.routes,

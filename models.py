@@ -6,6 +6,7 @@ from typing import Literal
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
+    ForeignKeyConstraint,
     Identity,
     Index,
     Text,
@@ -16,6 +17,14 @@ from sqlalchemy import (
 from sqlmodel import Field, SQLModel
 
 Priority = Literal["low", "medium", "high"]
+
+RANK = "array_position(ARRAY['low', 'medium', 'high'], priority)"
+DUE_OR_LAST = "coalesce(due_date, 'infinity'::timestamptz)"
+DUE_OR_FIRST = "coalesce(due_date, '-infinity'::timestamptz)"
+"""What tasks are sorted by, written once, because an index serves no other spelling.
+
+Of the moments that a missing due date stands for, one sorts last ascending and one descending.
+"""
 
 
 class User(SQLModel, table=True):
@@ -49,6 +58,17 @@ class Task(SQLModel, table=True):
         CheckConstraint("priority IN ('low', 'medium', 'high')", name="tasks_priority"),
         Index("tasks_by_created", "user_id", "created_at", "id"),
         Index("tasks_by_completed", "user_id", "completed", "created_at", "id"),
+        Index("tasks_by_updated", "user_id", "updated_at", "id"),
+        Index("tasks_by_title", "user_id", text("lower(title)"), "id"),
+        Index("tasks_by_priority", "user_id", text(RANK), "id"),
+        Index("tasks_by_due", "user_id", text(DUE_OR_LAST), "id"),
+        Index("tasks_by_due_descending", "user_id", text(DUE_OR_FIRST), "id"),
+        Index(
+            "tasks_by_words",
+            *("user_id", "title", "description"),
+            postgresql_using="gin",
+            postgresql_ops={"title": "gin_trgm_ops", "description": "gin_trgm_ops"},
+        ),
     )
 
     user_id: str = Field(primary_key=True, sa_type=Text, foreign_key="users.id", ondelete="CASCADE")
@@ -60,6 +80,42 @@ class Task(SQLModel, table=True):
     due_date: datetime | None = None
     created_at: datetime = Field(sa_column_kwargs={"server_default": func.now()})
     updated_at: datetime = Field(sa_column_kwargs={"server_default": func.now()})
+
+
+class Tag(SQLModel, table=True):
+    """A user's word for some tasks, and the key by which names are compared."""
+
+    __tablename__ = "tags"
+    __table_args__ = (
+        CheckConstraint("char_length(name) BETWEEN 1 AND 50", name="tags_name_length"),
+        CheckConstraint("color ~ '^#[0-9a-f]{6}$'", name="tags_color"),
+        UniqueConstraint("user_id", "name_key", name="tags_name"),
+    )
+
+    user_id: str = Field(primary_key=True, sa_type=Text, foreign_key="users.id", ondelete="CASCADE")
+    id: int = Field(primary_key=True, sa_type=BigInteger, sa_column_args=[Identity(always=True)])
+    name: str = Field(sa_type=Text)
+    name_key: str = Field(sa_type=Text)
+    color: str | None = Field(sa_type=Text)
+
+
+class Link(SQLModel, table=True):
+    """A tag on a task. Both keys hold the one owner, so nobody's tag can be on another's task."""
+
+    __tablename__ = "task_tags"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["user_id", "task_id"], ["tasks.user_id", "tasks.id"], ondelete="CASCADE"
+        ),
+        ForeignKeyConstraint(
+            ["user_id", "tag_id"], ["tags.user_id", "tags.id"], ondelete="CASCADE"
+        ),
+        Index("task_tags_by_tag", "user_id", "tag_id", "task_id"),
+    )
+
+    user_id: str = Field(primary_key=True, sa_type=Text)
+    task_id: int = Field(primary_key=True, sa_type=BigInteger)
+    tag_id: int = Field(primary_key=True, sa_type=BigInteger)
 
 
 class Session(SQLModel, table=True):

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import threading
-import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -15,6 +14,7 @@ from pwdlib.hashers.argon2 import Argon2Hasher
 from pwdlib.hashers.bcrypt import BcryptHasher
 
 from errors import Problem
+from schemas import folded
 from settings import PROJECT
 
 THREADS = max(1, min(4, (os.cpu_count() or 1) - 1))  # one processor is left for everybody else
@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 
 def email_key(email: str) -> str:
     """Give that by which emails are compared."""
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", email).casefold())
+    return folded(email)
 
 
 class Passwords:

@@ -1,21 +1,30 @@
 """Every SQL statement, each naming its owner: the one file to audit for isolation."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from functools import cache
+from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     CTE,
     BigInteger,
+    BindParameter,
     Boolean,
     ColumnElement,
     CompoundSelect,
+    Delete,
+    FromClause,
     Interval,
     Label,
     Select,
     SQLColumnExpression,
     Text,
+    Update,
+    any_,
     bindparam,
     delete,
+    exists,
     func,
     literal_column,
     not_,
@@ -23,20 +32,54 @@ from sqlalchemy import (
     union_all,
     update,
 )
-from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy.dialects.postgresql import Insert, aggregate_order_by, insert
 from sqlmodel import col
 from typing_extensions import TypedDict
 
 from db import Statement
-from models import Revocation, Session, Task, User
-from schemas import BulkStatus, Deleted, Status, TaskCreate, TaskRead, Updated, UserRead
+from models import Link, Revocation, Session, Tag, Task, User
+from schemas import (
+    BulkStatus,
+    Deleted,
+    Status,
+    TagCreate,
+    TagRead,
+    TaskCreate,
+    TaskRead,
+    Updated,
+    UserRead,
+)
 from security import FOREIGN, LOCAL, SESSION_KEY, USER_KEY
 
 OWNER = bindparam("owner", type_=Text, required=True)
 TASK_ID = bindparam("task_id", type_=BigInteger, required=True)
 
+TAG_ID = bindparam("tag_id", type_=BigInteger, required=True)
+_TAG_NAMES = bindparam("tag_names", type_=ARRAY(Text), required=True)
+_TAG_KEYS = bindparam("tag_keys", type_=ARRAY(Text), required=True)
+
 _MINE = col(Task.user_id) == OWNER
 _THIS_ONE = _MINE & (col(Task.id) == TASK_ID)
+_THIS_TAG = (col(Tag.user_id) == OWNER) & (col(Tag.id) == TAG_ID)
+_TAG = [getattr(Tag, name) for name in TagRead.__annotations__]
+_TAG_AND_KEY = [*_TAG, col(Tag.name_key)]
+_NO_TAGS: ColumnElement[Any] = literal_column("'[]'::json")
+
+
+def _as_json(tags: FromClause) -> Label[Any]:
+    """Let the database write tags by name, as an answer has them."""
+    members = [
+        part
+        for name in TagRead.__annotations__
+        for part in (literal_column(f"'{name}'"), tags.c[name])
+    ]
+    listed = func.json_agg(aggregate_order_by(func.json_build_object(*members), tags.c.name_key))
+    return select(func.coalesce(listed, _NO_TAGS)).select_from(tags).scalar_subquery().label("tags")
+
+
+def _tags(ids: Select[int] | CompoundSelect[int]) -> Label[Any]:
+    mine = select(*_TAG_AND_KEY).where(col(Tag.user_id) == OWNER, col(Tag.id).in_(ids))
+    return _as_json(mine.subquery("mine"))
 
 
 def _shown(user_id: str) -> ColumnElement[str]:
@@ -44,10 +87,17 @@ def _shown(user_id: str) -> ColumnElement[str]:
     return func.regexp_replace(user_id, literal_column(f"'^{FOREIGN}'"), literal_column("''"))
 
 
-_TASK = [
-    _shown(Task.user_id).label("user_id") if name == "user_id" else getattr(Task, name)
-    for name in TaskRead.__annotations__
-]
+def _task(tags: ColumnElement[Any]) -> list[Any]:
+    others = {"tags": tags, "user_id": _shown(Task.user_id).label("user_id")}
+    return [others.get(name, getattr(Task, name, None)) for name in TaskRead.__annotations__]
+
+
+_LINKED = (
+    select(col(Link.tag_id))
+    .where(col(Link.user_id) == OWNER, col(Link.task_id) == col(Task.id))
+    .correlate(Task)
+)
+_TASK = _task(_tags(_LINKED))
 _USER = [
     _shown(User.id).label("id") if name == "id" else getattr(User, name)
     for name in UserRead.__annotations__
@@ -77,19 +127,90 @@ CREATE_TASK = Statement(
     insert(Task)
     .add_cte(insert(User).values(id=OWNER).on_conflict_do_nothing().cte("owner"))
     .values(user_id=OWNER)
-    .returning(*_TASK),
+    .returning(*_task(_NO_TAGS.label("tags"))),
     TaskRead,
-    writes=TaskCreate.model_fields,
+    writes=TaskCreate.model_fields.keys() - {"tags"},
 )
 """Creates the owner too, at the first write. The foreign key is looked at when both are there."""
 
 
+def _given(members: Iterable[str]) -> dict[str, BindParameter[Any]]:
+    """Name values as `writes` does, which takes the columns of every table that is written."""
+    return {name: bindparam(name, required=True) for name in members if name != "tags"}
+
+
+def _tagged(write: Insert | Update) -> Select[Any]:
+    """Let a task that is written have the tags of these names, and make those that are not there.
+
+    What a statement writes it does not see in the tables, so its answer is made of what it wrote.
+    """
+    task = write.returning(*_task(_NO_TAGS.label("tags"))).cte("task")
+    wanted = func.unnest(_TAG_NAMES, _TAG_KEYS).table_valued("name", "name_key", name="wanted")
+    wanted = wanted.render_derived()
+    found = (
+        select(*_TAG_AND_KEY)
+        .where(col(Tag.user_id) == OWNER, col(Tag.name_key) == any_(_TAG_KEYS))
+        .cte("found")
+    )
+    made = (
+        insert(Tag)
+        .from_select(
+            ["user_id", "name", "name_key"],
+            select(OWNER, wanted.c.name, wanted.c.name_key)
+            .where(wanted.c.name_key.not_in(select(found.c.name_key)), exists(select(task.c.id)))
+            # In one order, so that two who make the same tags wait and do not deadlock.
+            .order_by(wanted.c.name_key),
+        )
+        # An update, though it changes nothing, because DO NOTHING would return no row.
+        .on_conflict_do_update(constraint="tags_name", set_={"name": col(Tag.name)})
+        .returning(*_TAG_AND_KEY)
+        .cte("made")
+    )
+    tags = union_all(select(found), select(made)).cte("tagged")
+    linked = (
+        insert(Link)
+        .from_select(["user_id", "task_id", "tag_id"], select(OWNER, task.c.id, tags.c.id))
+        .on_conflict_do_nothing()
+        .cte("linked")
+    )
+    unlinked = (
+        delete(Link)
+        .where(
+            col(Link.user_id) == OWNER,
+            col(Link.task_id) == task.c.id,
+            col(Link.tag_id).not_in(select(tags.c.id)),
+        )
+        .cte("unlinked")
+    )
+    columns = [
+        _as_json(tags) if name == "tags" else task.c[name] for name in TaskRead.__annotations__
+    ]
+    return select(*columns).add_cte(linked, unlinked)
+
+
+CREATE_TAGGED_TASK = Statement(
+    _tagged(
+        insert(Task)
+        .add_cte(insert(User).values(id=OWNER).on_conflict_do_nothing().cte("owner"))
+        .values(user_id=OWNER, **_given(TaskCreate.model_fields))
+    ),
+    TaskRead,
+)
+
+
 @cache
 def update_task(members: frozenset[str]) -> Statement[TaskRead]:
-    """`owner`, `task_id` and the named members: change these and no other."""
-    return Statement(
-        update(Task).where(_THIS_ONE).values(_NOW).returning(*_TASK), TaskRead, writes=members
-    )
+    """`owner`, `task_id` and the named members: change these and no other.
+
+    Members with `tags` need `tag_names` and `tag_keys`. Then there is no row either where another
+    write came in between, whose tags this one did not see: it is to be run again.
+    """
+    change = update(Task).where(_THIS_ONE).values(_NOW)
+    if "tags" not in members:
+        return Statement(change.returning(*_TASK), TaskRead, writes=members)
+    before = select(col(Task.updated_at)).where(_THIS_ONE).cte("before")
+    unchanged = col(Task.updated_at) == before.c.updated_at
+    return Statement(_tagged(change.where(unchanged).values(_given(members))), TaskRead)
 
 
 TOGGLE_TASK = Statement(
@@ -133,6 +254,61 @@ def delete_tasks(status: BulkStatus) -> Statement[Deleted]:
         .cte("gone")
     )
     return Statement(select(func.count().label("deleted")).select_from(gone), Deleted)
+
+
+def _relink(
+    change: Insert | Delete, tags: Select[int] | CompoundSelect[int]
+) -> Statement[TaskRead]:
+    """Change the task too, where the change of its tags has changed anything."""
+    changed = change.returning(col(Link.task_id)).cte("changed")
+    return Statement(
+        update(Task)
+        .where(_THIS_ONE, col(Task.id) == changed.c.task_id)
+        .values(_NOW)
+        .returning(*_task(_tags(tags))),
+        TaskRead,
+    )
+
+
+ADD_TAG = _relink(
+    insert(Link)
+    .from_select(
+        ["user_id", "task_id", "tag_id"],
+        select(OWNER, col(Task.id), col(Tag.id)).where(_THIS_ONE, _THIS_TAG),
+    )
+    .on_conflict_do_nothing(),
+    union_all(_LINKED, select(TAG_ID)),
+)
+REMOVE_TAG = _relink(
+    delete(Link).where(
+        col(Link.user_id) == OWNER, col(Link.task_id) == TASK_ID, col(Link.tag_id) == TAG_ID
+    ),
+    _LINKED.where(col(Link.tag_id) != TAG_ID),
+)
+"""These have no row where the task has the tag already, or has it not."""
+
+LIST_TAGS = Statement(
+    select(*_TAG).where(col(Tag.user_id) == OWNER).order_by(col(Tag.name_key)), TagRead
+)
+
+GET_TAG = Statement(select(*_TAG).where(_THIS_TAG), TagRead)
+
+CREATE_TAG = Statement(
+    insert(Tag)
+    .add_cte(insert(User).values(id=OWNER).on_conflict_do_nothing().cte("owner"))
+    .values(user_id=OWNER, **_given([*TagCreate.model_fields, "name_key"]))
+    .returning(*_TAG),
+    TagRead,
+)
+
+
+@cache
+def update_tag(members: frozenset[str]) -> Statement[TagRead]:
+    """`owner`, `tag_id` and the named members: change these and no other."""
+    return Statement(update(Tag).where(_THIS_TAG).returning(*_TAG), TagRead, writes=members)
+
+
+DELETE_TAG = Statement(delete(Tag).where(_THIS_TAG).returning(col(Tag.id)), dict[str, int])
 
 
 # Accounts and sessions. What is looked up by email or by session belongs to whoever proves to know

@@ -39,6 +39,11 @@ def _no_nul(text: str) -> str:
     return text
 
 
+def folded(text: str) -> str:
+    """Give that by which emails, and names of tags, are compared."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+
+
 def _nfkc(value: object) -> object:
     # The same password, typed on another keyboard, may come in other code points. Normalizing takes
     # quadratic time; what is very long is refused by its length as it is.
@@ -61,6 +66,15 @@ def _utc(moment: datetime) -> datetime:
         if _FIRST < moment < _LAST:
             return moment
     raise ValueError("is out of range in UTC")
+
+
+def _name_of(tag: object) -> object:
+    # A tag as it was read counts by its name.
+    if isinstance(tag, dict):
+        if tag.keys() - TagRead.__annotations__.keys():
+            raise ValueError("has a member that a tag has not; /docs lists what it has")
+        return tag.get("name")
+    return tag
 
 
 def _plain_digits(value: object) -> object:
@@ -113,6 +127,30 @@ _PASSWORD = (AfterValidator(_no_nul), BeforeValidator(_nfkc))
 Password = Annotated[str, StringConstraints(max_length=128), *_PASSWORD]
 NewPassword = Annotated[str, StringConstraints(min_length=8, max_length=128), *_PASSWORD]
 Digits = Annotated[int, BeforeValidator(_plain_digits)]
+TagName = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=50),
+    AfterValidator(_no_nul),
+]
+Color = Annotated[str, StringConstraints(pattern=r"^#[0-9A-Fa-f]{6}$", to_lower=True)]
+
+
+class TagRead(TypedDict):
+    """A tag, in every answer."""
+
+    id: Annotated[int, Field(examples=[3])]
+    name: Annotated[str, Field(examples=["home"])]
+    color: Annotated[str | None, Field(examples=["#22aa66"])]
+
+
+TagNames = Annotated[
+    list[Annotated[TagName, BeforeValidator(_name_of, json_schema_input_type=TagName | TagRead)]],
+    Field(
+        max_length=20,
+        description="Names, or tags as they were read. Unknown names become tags.",
+        examples=[["home", {"id": 3, "name": "garden", "color": "#22aa66"}]],
+    ),
+]
 
 
 class TaskRead(TypedDict):
@@ -125,6 +163,7 @@ class TaskRead(TypedDict):
     completed: Annotated[bool, Field(examples=[False])]
     priority: Annotated[Priority, Field(examples=["medium"])]
     due_date: Annotated[datetime | None, Field(examples=[None])]
+    tags: list[TagRead]
     created_at: Annotated[datetime, Field(examples=["2026-11-20T10:00:00Z"])]
     updated_at: Annotated[datetime, Field(examples=["2026-11-20T10:00:00Z"])]
 
@@ -180,6 +219,7 @@ class TaskPatch(_Body):
     completed: StrictBool | MISSING = Field(MISSING, examples=[True])
     priority: Priority | MISSING = Field(MISSING, examples=["high"])
     due_date: Timestamp | MISSING | None = Field(MISSING, examples=["2026-12-01T17:00:00Z"])
+    tags: TagNames | MISSING = MISSING
 
 
 class TaskUpdate(TaskPatch):
@@ -196,12 +236,27 @@ class TaskCreate(_Body):
     completed: StrictBool = False
     priority: Priority = "medium"
     due_date: Timestamp | None = Field(None, examples=["2026-12-01T17:00:00Z"])
+    tags: TagNames = []
 
 
 class Completion(_Body):
     """Whether it is done."""
 
     completed: StrictBool = Field(examples=[True])
+
+
+class TagPatch(_Body):
+    """Any subset of a tag's members: one left out keeps its value, null clears it."""
+
+    name: TagName | MISSING = Field(MISSING, examples=["home"])
+    color: Color | MISSING | None = Field(MISSING, examples=["#22aa66"])
+
+
+class TagCreate(_Body):
+    """A new tag; only the name is required."""
+
+    name: TagName = Field(examples=["home"])
+    color: Color | None = Field(None, examples=["#22aa66"])
 
 
 class _Form(BaseModel):

@@ -2,7 +2,7 @@
 
 from dependencies.accounts import MyAccounts, check_origin
 from dependencies.identity import CurrentUser, UserId, verify_jwt
-from dependencies.parameters import TaskId
+from dependencies.parameters import TagId, TaskId
 from dependencies.rate_limits import SignInLimit
 from dependencies.route import Route
 
@@ -11,6 +11,7 @@ __all__ = [
     "MyAccounts",
     "Route",
     "SignInLimit",
+    "TagId",
     "TaskId",
     "UserId",
     "check_origin",

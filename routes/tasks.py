@@ -5,7 +5,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 
 import queries
-from dependencies import Route, TaskId, UserId
+from db import Statement
+from dependencies import Route, TagId, TaskId, UserId
 from errors import Problem, answers, header
 from schemas import (
     BulkFilter,
@@ -17,6 +18,7 @@ from schemas import (
     TaskRead,
     TaskUpdate,
     Updated,
+    folded,
 )
 
 router = APIRouter(
@@ -30,10 +32,13 @@ router = APIRouter(
 )
 
 NOT_FOUND = answers("task_not_found")
+NO_LINK = answers("task_not_found", "tag_not_found")
 CREATED: dict[int | str, dict[str, Any]] = {
     201: {"headers": header("Location", "The path of the task.", type="string")}
 }
 BODY = answers("request_timeout", "body_too_large", "unsupported_media_type")
+ATTEMPTS = 20
+"""How often a change of a task's tags is tried while others change the same task."""
 
 
 def found(task: TaskRead | None) -> TaskRead:
@@ -68,7 +73,8 @@ async def complete_task(
 @router.post("", status_code=201, responses=CREATED | BODY)
 async def create_task(task: TaskCreate, user_id: UserId, response: Response) -> TaskRead:
     """Create a task. `Location` names it."""
-    created = await queries.CREATE_TASK.one(owner=user_id, **task.model_dump())
+    statement = queries.CREATE_TAGGED_TASK if task.tags else queries.CREATE_TASK
+    created = await statement.one(owner=user_id, **_values(task.model_dump()))
     response.headers["Location"] = f"/api/tasks/{created['id']}"
     return created
 
@@ -92,6 +98,18 @@ async def delete_task(task_id: TaskId, user_id: UserId) -> None:
         raise Problem("task_not_found")
 
 
+@router.put("/{task_id}/tags/{tag_id}", responses=NO_LINK)
+async def add_tag(task_id: TaskId, tag_id: TagId, user_id: UserId) -> TaskRead:
+    """Let a task have one of your tags. It is safe to repeat."""
+    return await _relink(queries.ADD_TAG, user_id, task_id, tag_id)
+
+
+@router.delete("/{task_id}/tags/{tag_id}", responses=NO_LINK)
+async def remove_tag(task_id: TaskId, tag_id: TagId, user_id: UserId) -> TaskRead:
+    """Take a tag off a task. It is safe to repeat."""
+    return await _relink(queries.REMOVE_TAG, user_id, task_id, tag_id)
+
+
 @router.patch("", responses=BODY)
 async def complete_tasks(
     change: Completion, user_id: UserId, query: Annotated[BulkFilter, Query()]
@@ -112,4 +130,26 @@ async def _change(user_id: str, task_id: int, change: TaskPatch | Completion) ->
     if not members:
         return await get_task(task_id, user_id)
     statement = queries.update_task(frozenset(members))
-    return found(await statement.first(owner=user_id, task_id=task_id, **members))
+    values = _values(members)
+    for _ in range(ATTEMPTS):
+        if changed := await statement.first(owner=user_id, task_id=task_id, **values):
+            return changed
+        await get_task(task_id, user_id)
+    raise Problem("unavailable")
+
+
+def _values(members: dict[str, Any]) -> dict[str, Any]:
+    """Give a statement the tags by what they are compared by; of two spellings the first counts."""
+    names = {folded(name): name for name in reversed(members.pop("tags", []))}
+    return members | {"tag_keys": list(names), "tag_names": list(names.values())}
+
+
+async def _relink(
+    statement: Statement[TaskRead], user_id: str, task_id: int, tag_id: int
+) -> TaskRead:
+    if changed := await statement.first(owner=user_id, task_id=task_id, tag_id=tag_id):
+        return changed
+    task = await get_task(task_id, user_id)
+    if await queries.GET_TAG.first(owner=user_id, tag_id=tag_id) is None:
+        raise Problem("tag_not_found")
+    return task

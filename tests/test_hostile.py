@@ -86,7 +86,20 @@ MEMBERS: dict[str, dict[str, Any]] = {
     "unknown member": {"title": "x", "titel": "y"},
     "unknown member, long": {"title": "x", "y" * 3000: "y"},
     "prototype": {"title": "x", "__proto__": {"admin": True}},
-    "tags, not yet": {"title": "x", "tags": ["home"]},
+    "tags null": {"title": "x", "tags": None},
+    "tags a string": {"title": "x", "tags": "home"},
+    "tags an object": {"title": "x", "tags": {"name": "home"}},
+    "tags of numbers": {"title": "x", "tags": [1]},
+    "tags of nulls": {"title": "x", "tags": [None]},
+    "tags of lists": {"title": "x", "tags": [["home"]]},
+    "tags too many": {"title": "x", "tags": [f"tag {number}" for number in range(21)]},
+    "tag empty": {"title": "x", "tags": [""]},
+    "tag blank": {"title": "x", "tags": ["home", " \u2003"]},
+    "tag long": {"title": "x", "tags": ["x" * 51]},
+    "tag NUL": {"title": "x", "tags": ["a\0b"]},
+    "tag without a name": {"title": "x", "tags": [{"id": 1}]},
+    "tag with a number": {"title": "x", "tags": [{"name": 1}]},
+    "tag with more": {"title": "x", "tags": [{"name": "home", "size": 1}]},
 }
 
 IDS = [

@@ -1,16 +1,18 @@
 """No user ever sees, changes or learns of another's row."""
 
-import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 import db
 import queries
-from schemas import Status
+from schemas import BulkStatus, Status
 from tests.conftest import Person, token
+from tests.test_tags import create_tag
 from tests.test_tasks import create, list_ids
 
 ON_ONE_TASK = [
@@ -18,10 +20,23 @@ ON_ONE_TASK = [
     ("PUT", "", {"title": "Mine now", "user_id": "bob"}),
     ("PATCH", "", {"title": "Mine now"}),
     ("PATCH", "", {}),
+    ("PATCH", "", {"tags": ["new"]}),
+    ("PUT", "/tags/{tag}", None),
+    ("DELETE", "/tags/{tag}", None),
     ("PATCH", "/complete", None),
     ("PATCH", "/complete", {"completed": True}),
     ("DELETE", "", None),
 ]
+
+
+def assert_same(others: httpx.Response, nobodys: httpx.Response) -> None:
+    """Fail unless nobody can tell what is somebody else's from what is not there."""
+    assert others.status_code == nobodys.status_code == 404
+    ids = {others.headers.pop("X-Request-ID"), nobodys.headers.pop("X-Request-ID")}
+    assert {re.sub("|".join(ids), "", answer.text) for answer in (others, nobodys)} == {
+        re.sub("|".join(ids), "", others.text)
+    }
+    assert others.headers == nobodys.headers
 
 
 @pytest.mark.parametrize(("method", "path", "body"), ON_ONE_TASK)
@@ -29,19 +44,56 @@ async def test_another_users_task_does_not_exist(
     ada: Person, bob: Person, method: str, path: str, body: object
 ) -> None:
     task = await create(ada)
-    missing = await create(bob)
+    missing, tag = await create(bob), await create_tag(bob)
     await bob.delete(f"/api/tasks/{missing['id']}")
+    path = path.format(tag=tag["id"])
 
     others = await bob.request(method, f"/api/tasks/{task['id']}{path}", json=body)
     nobodys = await bob.request(method, f"/api/tasks/{missing['id']}{path}", json=body)
 
-    assert others.status_code == nobodys.status_code == 404
-    ids = {others.headers.pop("X-Request-ID"), nobodys.headers.pop("X-Request-ID")}
-    assert {re.sub("|".join(ids), "", answer.text) for answer in (others, nobodys)} == {
-        re.sub("|".join(ids), "", others.text)
-    }
-    assert others.headers == nobodys.headers
+    assert_same(others, nobodys)
     assert (await ada.get(f"/api/tasks/{task['id']}")).json() == task
+    assert (await bob.get("/api/tags")).json() == [tag]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("PATCH", "/api/tags/{tag}", {"name": "Mine now", "user_id": "bob"}),
+        ("PATCH", "/api/tags/{tag}", {}),
+        ("DELETE", "/api/tags/{tag}", None),
+        ("PUT", "/api/tasks/{task}/tags/{tag}", None),
+        ("DELETE", "/api/tasks/{task}/tags/{tag}", None),
+    ],
+)
+async def test_another_users_tag_does_not_exist(
+    ada: Person, bob: Person, method: str, path: str, body: object
+) -> None:
+    tagged = await create(ada, tags=["home"])
+    mine = await create(bob, tags=["home"])
+    missing = await create_tag(bob, "gone")
+    await bob.delete(f"/api/tags/{missing['id']}")
+
+    others, nobodys = [
+        await bob.request(method, path.format(task=mine["id"], tag=tag["id"]), json=body)
+        for tag in (tagged["tags"][0], missing)
+    ]
+
+    assert_same(others, nobodys)
+    assert (await ada.get("/api/tasks")).json() == [tagged]
+    assert (await bob.get("/api/tasks")).json() == [mine]
+
+
+async def test_tags_of_one_name_are_each_users_own(ada: Person, bob: Person) -> None:
+    home = await create_tag(ada, color="#22aa66")
+
+    task = await create(bob, tags=[home])
+
+    (tag,) = task["tags"]
+    assert tag == {"id": tag["id"], "name": "home", "color": None}
+    assert tag["id"] != home["id"]
+    assert (await ada.get("/api/tags")).json() == [home]
+    assert (await bob.get("/api/tags")).json() == [tag]
 
 
 async def test_lists_hold_ones_own_tasks_only(ada: Person, bob: Person) -> None:
@@ -110,6 +162,16 @@ PROVEN = {
 """What is found by email or by session, for whoever proves to know the secret that goes with it."""
 
 
+SHAPES: dict[str, Iterable[Any]] = {
+    "list_tasks": Status,
+    "update_task": [frozenset({"title"}), frozenset({"tags"}), frozenset({"title", "tags"})],
+    "update_tag": [frozenset({"color"}), frozenset({"name", "name_key"})],
+    "complete_tasks": BulkStatus,
+    "delete_tasks": BulkStatus,
+}
+"""What statements are made for: filters, and the members that change."""
+
+
 def test_every_statement_names_its_owner() -> None:
     """Also those that are made for a filter or for the members that change."""
     statements = [
@@ -117,16 +179,13 @@ def test_every_statement_names_its_owner() -> None:
         for name, value in vars(queries).items()
         if isinstance(value, db.Statement) and name not in PROVEN
     ]
-    makers = [
-        value for value in vars(queries).values() if isinstance(value, type(queries.list_tasks))
-    ]
-    statements += [
-        maker(argument)
-        for maker in makers
-        for argument in (
-            [frozenset({"title"})] if "members" in inspect.signature(maker).parameters else Status
-        )
-    ]
+    makers = {
+        name: value
+        for name, value in vars(queries).items()
+        if isinstance(value, type(queries.list_tasks))
+    }
+    assert makers.keys() == SHAPES.keys()
+    statements += [maker(shape) for name, maker in makers.items() for shape in SHAPES[name]]
 
     assert len(statements) >= 14
     for statement in statements:
@@ -137,11 +196,13 @@ def test_every_statement_names_its_owner() -> None:
 def _owner_parameters(sql: str) -> set[int]:
     """Find the parameters that say whose rows are meant, one for each mention of a table."""
     mentions = re.findall(
-        r"(?:FROM|UPDATE|INTO) (?:tasks|users)\b|FROM sessions WHERE sessions\.user_id = ", sql
+        r"(?:FROM|JOIN|UPDATE|INTO|,) (?:tasks|users|tags|task_tags)\b(?!\.)"
+        r"|FROM sessions WHERE sessions\.user_id = ",
+        sql,
     )
     owners = re.findall(
-        r"(?:(?:tasks|sessions)\.user_id = |users\.id = "
-        r"|INTO \w+ \((?:user_)?id\b[^$]*VALUES \()\$(\d+)",
+        r"(?:(?:tasks|sessions|tags|task_tags)\.user_id = |users\.id = "
+        r"|INTO \w+ \((?:user_)?id\b[^$]*VALUES \(|INTO \w+ \(user_id\b[^$]*SELECT )\$(\d+)",
         sql,
     )
     assert len(mentions) == len(owners) > 0, sql

@@ -5,12 +5,13 @@ import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import alembic.config
 import asyncpg
+import orjson
 import pytest
 from alembic import command
 from alembic.config import Config
@@ -19,6 +20,7 @@ from sqlmodel import AutoString, SQLModel
 
 import db
 import errors
+import queries
 from settings import Settings
 from tests.conftest import SECRET
 
@@ -101,6 +103,10 @@ async def test_migrations_wait_for_their_turn(empty: Settings) -> None:
         ("tasks_title", "tasks", {"title": "x" * 201}),
         ("tasks_description", "tasks", {"title": "x", "description": "x" * 1001}),
         ("tasks_priority", "tasks", {"title": "x", "priority": "urgent"}),
+        ("tags_name_length", "tags", {"name": "", "name_key": ""}),
+        ("tags_name_length", "tags", {"name": "x" * 51, "name_key": "x"}),
+        ("tags_color", "tags", {"name": "x", "name_key": "x", "color": "#22AA66"}),
+        ("tags_color", "tags", {"name": "x", "name_key": "x", "color": "#22aa66\n"}),
     ],
 )
 async def test_the_tables_have_rules_of_their_own(
@@ -152,11 +158,11 @@ def test_a_made_revision_runs_and_passes_the_linter(
     made.set_main_option("version_locations", str(versions))
 
     command.upgrade(made, "head")
-    command.revision(made, "Add notes", autogenerate=True, rev_id="0004")
+    command.revision(made, "Add notes", autogenerate=True, rev_id="0005")
     command.upgrade(made, "head")
     command.check(made)
 
-    path = versions / "0004_add_notes.py"
+    path = versions / "0005_add_notes.py"
     for options in (["check", "--fix", "--ignore", "INP001"], ["format"]):
         ruff = [sys.executable, "-m", "ruff", *options, "--config", str(project / "pyproject.toml")]
         subprocess.run([*ruff, str(path)], check=True)
@@ -194,6 +200,47 @@ async def test_tables_of_a_newer_service_end_the_start_with_one_line(empty: Sett
     with pytest.raises(errors.CannotStart, match=r"^cannot use the database at .*newer"):
         async with db.connect(empty, url):
             pass
+
+
+async def test_tasks_of_an_earlier_version_are_kept(empty: Settings, project: Path) -> None:
+    url = str(empty.database_url)
+
+    def upgrade_to(revision: str) -> Callable[[Connection], None]:
+        return lambda connection: command.upgrade(config(connection, project), revision)
+
+    await db.run_sync(empty, url, upgrade_to("0002"))
+    connection = await asyncpg.connect(url)
+    await connection.execute("INSERT INTO users (id) VALUES ('ada')")
+    await connection.execute("INSERT INTO tasks (user_id, title) VALUES ('ada', 'Buy milk')")
+    await connection.close()
+    await db.run_sync(empty, url, upgrade_to("head"))
+
+    async with db.connect(empty, url):
+        task = await queries.GET_TASK.one(owner="ada", task_id=1)
+        tagged = await queries.update_task(frozenset({"tags"})).one(
+            owner="ada", task_id=1, tag_names=["home"], tag_keys=["home"]
+        )
+
+    assert task["title"] == tagged["title"] == "Buy milk"
+    assert orjson.loads(orjson.dumps([task["tags"], tagged["tags"]])) == [
+        [],
+        [{"id": 1, "name": "home", "color": None}],
+    ]
+
+
+async def test_extensions_that_are_refused_end_the_start_with_one_line(empty: Settings) -> None:
+    admin = urlsplit(str(empty.database_url))
+    connection = await asyncpg.connect(admin.geturl())
+    role = f"role_{uuid.uuid4().hex}"
+    await connection.execute(f"CREATE ROLE {role} LOGIN; GRANT CREATE ON SCHEMA public TO {role}")
+    url = admin._replace(netloc=f"{role}@").geturl()
+
+    with pytest.raises(errors.CannotStart, match=r"permission denied to create extension"):
+        async with db.connect(empty, url):
+            pass
+
+    await connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+    await connection.close()
 
 
 async def test_tables_are_left_alone_where_the_setting_says_so(empty: Settings) -> None:

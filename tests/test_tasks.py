@@ -10,7 +10,7 @@ from tests.conftest import Person
 
 MEMBERS = [
     *("id", "user_id", "title", "description", "completed"),
-    *("priority", "due_date", "created_at", "updated_at"),
+    *("priority", "due_date", "tags", "created_at", "updated_at"),
 ]
 
 
@@ -46,6 +46,7 @@ async def test_create_answers_with_the_whole_task(ada: Person, ada_id: str) -> N
         "completed": False,
         "priority": "medium",
         "due_date": None,
+        "tags": [],
         "created_at": "",
         "updated_at": "",
     }
