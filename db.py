@@ -34,6 +34,11 @@ DEADLINE_SECONDS = 5.0
 MAX_IDLE_SECONDS = 300.0
 """How long a connection may be silent before another is opened instead."""
 
+LISTEN_SECONDS = 15.0
+"""How often a connection that only listens is tried, because nothing else tells that it is dead."""
+
+LOCK_OWNER = "SELECT FROM users WHERE id = $1 FOR NO KEY UPDATE"
+
 ATTEMPTS = 3
 _FAILURES = (
     *(OSError, asyncpg.PostgresError, asyncpg.InterfaceError),
@@ -65,11 +70,14 @@ class Statement(Generic[Row]):
         row: type[Row],  # noqa: ARG002  (tells mypy)
         *,
         writes: Iterable[str] | None = None,
+        is_serial: bool = False,
     ) -> None:
         """Compile a statement whose rows are dictionaries of the type `row`.
 
-        `writes` names the columns that an INSERT or UPDATE takes as values of the same names.
+        `writes` names the columns that an INSERT or UPDATE takes as values of the same names. A
+        serial statement first waits for the other writes of its owner, and then sees what they did.
         """
+        self.is_serial = is_serial
         compiled = statement.compile(dialect=_DIALECT, column_keys=writes and list(writes))
         assert isinstance(compiled, SQLCompiler)  # noqa: S101  (tells mypy)
         self.sql = str(compiled)
@@ -80,7 +88,12 @@ class Statement(Generic[Row]):
         arguments = [values[name] for name in self.names]
         for _ in range(ATTEMPTS):
             try:
-                records = await _fetch(self.sql, arguments, DEADLINE_SECONDS)
+                records = await _fetch(
+                    self.sql,
+                    arguments,
+                    DEADLINE_SECONDS,
+                    values["owner"] if self.is_serial else None,
+                )
             except _FAILURES as error:
                 verdict = errors.from_database(error)
                 # Its class and SQLSTATE only: the text of an error may quote a row.
@@ -105,8 +118,10 @@ class Statement(Generic[Row]):
         return row
 
 
-async def _fetch(sql: str, values: list[Any], deadline: float) -> "list[asyncpg.Record]":
-    return await _open_pool().fetch(sql, values, deadline)
+async def _fetch(
+    sql: str, values: list[Any], deadline: float, owner: str | None = None
+) -> "list[asyncpg.Record]":
+    return await _open_pool().fetch(sql, values, deadline, owner)
 
 
 def _open_pool() -> "_Pool":
@@ -126,6 +141,24 @@ async def ping(deadline: float) -> None:
     done, _ = await asyncio.wait([attempt], timeout=deadline)
     if not done or attempt.cancelled() or attempt.exception():
         raise errors.Problem("unavailable")
+
+
+async def listen(
+    url: str, channel: str, heard: Callable[[str], None], begun: Callable[[], None]
+) -> None:
+    """Call `heard` with whatever is notified, from when `begun` is called to a failure."""
+    try:
+        connection = await asyncpg.connect(url, timeout=DEADLINE_SECONDS, statement_cache_size=0)
+        try:
+            await connection.add_listener(channel, lambda *told: heard(told[-1]))
+            begun()
+            while True:
+                await asyncio.sleep(LISTEN_SECONDS)
+                await connection.execute("SELECT 1", timeout=DEADLINE_SECONDS)
+        finally:
+            connection.terminate()
+    except _FAILURES as error:
+        logger.warning("database: cannot listen: %s", type(error).__name__)
 
 
 class Database(NamedTuple):
@@ -181,8 +214,10 @@ class _Pool:
         """Make a first connection, to see whether that is possible at all."""
         self._give(await self._connect(DEADLINE_SECONDS))
 
-    async def fetch(self, sql: str, values: list[Any], deadline: float) -> "list[asyncpg.Record]":
-        """Run a statement on a connection that is free.
+    async def fetch(
+        self, sql: str, values: list[Any], deadline: float, owner: str | None = None
+    ) -> "list[asyncpg.Record]":
+        """Run a statement on a connection that is free, after the other writes of an owner.
 
         Waiting for one, and then for the answer, may take as long as the deadline each, in seconds.
         """
@@ -193,7 +228,12 @@ class _Pool:
             except asyncpg.PostgresError as error:
                 raise ConnectionError(error.sqlstate) from error  # it lets nobody in, whatever why
             try:
-                records = await connection.fetch(sql, *values, timeout=deadline)
+                if owner is None:
+                    records = await connection.fetch(sql, *values, timeout=deadline)
+                else:
+                    async with connection.transaction():
+                        await connection.execute(LOCK_OWNER, owner, timeout=deadline)
+                        records = await connection.fetch(sql, *values, timeout=deadline)
             except BaseException as error:
                 if str(getattr(error, "sqlstate", None))[:2] in _HARMLESS:
                     self._give(connection)

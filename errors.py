@@ -35,9 +35,11 @@ CODES: dict[str, tuple[int, str]] = {
     "tag_exists": (409, "There is a tag of this name already."),
     "upgrade_refused": (400, "Send this again as plain HTTP/1.1, without Upgrade and Connection."),
     "request_timeout": (408, "The body did not arrive in time. Send it again."),
+    "precondition_failed": (412, "This was changed by another write. Read it again, then write."),
     "body_too_large": (413, "The body is larger than 64 KiB."),
     "unsupported_media_type": (415, "Send the body as JSON, with Content-Type: application/json."),
     "validation_error": (422, "The request does not follow the rules."),
+    "idempotency_key_reused": (422, "This Idempotency-Key was used with another body."),
     "rate_limited": (429, "Too many requests. Try again later."),
     "internal_error": (
         500,
@@ -102,6 +104,12 @@ class Problem(HTTPException):
         super().__init__(status, detail or sentence, headers)
         self.code = code
         self.errors = errors
+
+
+def bad_parameter(name: str, detail: str) -> Problem:
+    """Refuse a parameter, by the name that the client knows it by."""
+    errors = [{"detail": detail, "parameter": name}]
+    return Problem("validation_error", f"{name}: {detail}", errors=errors)
 
 
 class TryAgain(Exception):

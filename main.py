@@ -16,6 +16,7 @@ import errors
 import logs
 import settings
 from dependencies.rate_limits import RateLimits
+from live import Live
 from middleware import CORS, Envelope
 from passwords import Passwords
 from revocations import Revocations
@@ -39,7 +40,7 @@ a person, `code` is stable and for programs, `request_id` finds the request in t
 """
 
 EXPOSED_HEADERS = [
-    *("Location", "Retry-After", "RateLimit", "RateLimit-Policy"),
+    *("ETag", "Location", "Retry-After", "RateLimit", "RateLimit-Policy", "Idempotency-Replayed"),
     *("WWW-Authenticate", "X-Request-ID"),
 ]
 
@@ -115,7 +116,12 @@ def create_app(configured: settings.Settings) -> FastAPI:
             async with db.connect(configured, database.url):
                 app.state.passwords = Passwords()
                 app.state.revocations = Revocations(configured)
-                async with app.state.revocations.kept_up(), _published_keys(app, configured):
+                app.state.live = Live(configured, database.url)
+                async with (
+                    app.state.revocations.kept_up(),
+                    _published_keys(app, configured),
+                    app.state.live.kept_up(),
+                ):
                     gc.freeze()  # what is there now stays: no need to look through it again
                     yield
                 app.state.passwords.close()
@@ -141,7 +147,10 @@ def create_app(configured: settings.Settings) -> FastAPI:
                 allow_origins=configured.cors_origins,
                 allow_credentials=True,
                 allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-                allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
+                allow_headers=[
+                    *("Authorization", "Content-Type", "X-Request-ID", "If-Match"),
+                    *("If-None-Match", "Idempotency-Key", "Last-Event-ID"),
+                ],
                 expose_headers=EXPOSED_HEADERS,
             ),
             Middleware(errors.Errors),

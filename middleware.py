@@ -26,7 +26,6 @@ _SECURITY_HEADERS = [
 _API_HEADERS = [
     *_SECURITY_HEADERS,
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
-    (b"cache-control", b"no-store"),
 ]
 _PAGE_HEADERS = [
     *_SECURITY_HEADERS,
@@ -37,8 +36,9 @@ _PAGE_HEADERS = [
             b"base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
         ),
     ),
-    (b"cache-control", b"no-cache"),
 ]
+_UNCACHED, _REVALIDATED = [(b"cache-control", b"no-store")], [(b"cache-control", b"no-cache")]
+_CACHEABLE = [(b"cache-control", b"private, no-cache"), (b"vary", b"Authorization")]
 
 
 class Envelope:
@@ -67,13 +67,15 @@ class Envelope:
             (b"x-request-id", request_id.encode()),
             *(_API_HEADERS if is_api else _PAGE_HEADERS),
         ]
-        if not is_api and b"origin" not in given:
+        caching = _UNCACHED if is_api else _REVALIDATED
+        if b"origin" not in given:
             added.append((b"vary", b"Origin"))  # where there is one, the CORS layer says so
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 scope["status"] = message["status"]
                 message["headers"] = [*message["headers"], *added, *scope.get("limits", ())]
+                message["headers"] += _CACHEABLE if "is_cacheable" in scope else caching
             await send(message)
 
         try:

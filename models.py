@@ -9,6 +9,7 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Identity,
     Index,
+    LargeBinary,
     Text,
     UniqueConstraint,
     func,
@@ -46,6 +47,7 @@ class User(SQLModel, table=True):
     password_hash: str | None = Field(sa_type=Text)
     name: str | None = Field(sa_type=Text)
     created_at: datetime = Field(sa_column_kwargs={"server_default": func.now()})
+    rev: int = Field(sa_type=BigInteger, sa_column_kwargs={"server_default": "0"})
 
 
 class Task(SQLModel, table=True):
@@ -58,6 +60,7 @@ class Task(SQLModel, table=True):
         CheckConstraint("priority IN ('low', 'medium', 'high')", name="tasks_priority"),
         Index("tasks_by_created", "user_id", "created_at", "id"),
         Index("tasks_by_completed", "user_id", "completed", "created_at", "id"),
+        Index("tasks_by_rev", "user_id", "rev"),
         Index("tasks_by_updated", "user_id", "updated_at", "id"),
         Index("tasks_by_title", "user_id", text("lower(title)"), "id"),
         Index("tasks_by_priority", "user_id", text(RANK), "id"),
@@ -72,7 +75,7 @@ class Task(SQLModel, table=True):
     )
 
     user_id: str = Field(primary_key=True, sa_type=Text, foreign_key="users.id", ondelete="CASCADE")
-    id: int = Field(primary_key=True, sa_type=BigInteger, sa_column_args=[Identity(always=True)])
+    id: int = Field(primary_key=True, sa_type=BigInteger, sa_column_args=[Identity()])
     title: str = Field(sa_type=Text)
     description: str | None = Field(sa_type=Text)
     completed: bool = Field(sa_column_kwargs={"server_default": text("false")})
@@ -80,6 +83,30 @@ class Task(SQLModel, table=True):
     due_date: datetime | None = None
     created_at: datetime = Field(sa_column_kwargs={"server_default": func.now()})
     updated_at: datetime = Field(sa_column_kwargs={"server_default": func.now()})
+    rev: int = Field(sa_type=BigInteger, sa_column_kwargs={"server_default": "0"})
+
+
+class Deletion(SQLModel, table=True):
+    """A task that is gone, and its owner's revision then. Ids are not given again."""
+
+    __tablename__ = "deletions"
+    __table_args__ = (Index("deletions_by_rev", "user_id", "rev"),)
+
+    user_id: str = Field(primary_key=True, sa_type=Text, foreign_key="users.id", ondelete="CASCADE")
+    task_id: int = Field(primary_key=True, sa_type=BigInteger)
+    rev: int = Field(sa_type=BigInteger)
+
+
+class IdempotencyKey(SQLModel, table=True):
+    """What a client has named a create by, a digest of its body, and the task that it made."""
+
+    __tablename__ = "idempotency_keys"
+
+    user_id: str = Field(primary_key=True, sa_type=Text, foreign_key="users.id", ondelete="CASCADE")
+    key: str = Field(primary_key=True, sa_type=Text)
+    digest: bytes = Field(sa_type=LargeBinary)
+    task_id: int = Field(sa_type=BigInteger)
+    created_at: datetime = Field(sa_column_kwargs={"server_default": func.now()})
 
 
 class Tag(SQLModel, table=True):

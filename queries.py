@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from datetime import datetime
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import (
     ARRAY,
@@ -17,18 +17,21 @@ from sqlalchemy import (
     FromClause,
     Interval,
     Label,
+    LargeBinary,
     Select,
     SQLColumnExpression,
     Text,
     Update,
     any_,
     bindparam,
+    case,
     delete,
     exists,
     func,
     literal_column,
     not_,
     select,
+    true,
     union_all,
     update,
 )
@@ -37,7 +40,7 @@ from sqlmodel import col
 from typing_extensions import TypedDict
 
 from db import Statement
-from models import Link, Revocation, Session, Tag, Task, User
+from models import Deletion, IdempotencyKey, Link, Revocation, Session, Tag, Task, User
 from schemas import (
     BulkStatus,
     Deleted,
@@ -102,41 +105,94 @@ _USER = [
     _shown(User.id).label("id") if name == "id" else getattr(User, name)
     for name in UserRead.__annotations__
 ]
+_MEMBERS = tuple(TaskRead.__annotations__)
 _NOW = {"updated_at": func.now()}
+_ONE: ColumnElement[int] = literal_column("1")
+
+CHANNEL = "todo_changes"
+"""Where the database tells, by the owner's id, that there is a new revision."""
+
+_KNOWN_REVS = bindparam("known", type_=ARRAY(BigInteger), required=True)
+_OWNERS_ROW = select(_ONE.label("one")).subquery("one").outerjoin(User, col(User.id) == OWNER)
+"""One row in any case: a user who has written nothing yet has none of its own."""
+
+_REV = func.coalesce(col(User.rev), literal_column("0"))
 
 
 def _with_status(status: Status | BulkStatus) -> list[ColumnElement[bool]]:
     return [] if status == "all" else [col(Task.completed) == (status == "completed")]
 
 
+# Revisions. Every write takes its owner's row first, so that writes of one user come one after the
+# other, and a revision is seen only when every one before it is.
+
+_FIRST = (
+    select(col(User.id)).where(col(User.id) == OWNER).with_for_update(key_share=True).cte("first")
+)
+_TELL = func.pg_notify(literal_column(f"'{CHANNEL}'"), col(User.id)).label("told")
+
+
+def _target(table: type[Task | Tag], *which: ColumnElement[bool]) -> CTE:
+    """Find and lock what a write is about, as it is when the owner's other writes are done."""
+    return (
+        select(col(table.id).label("id"))
+        .select_from(table)
+        .join(_FIRST, _FIRST.c.id == col(table.user_id))
+        .where(col(table.user_id) == OWNER, *which)
+        .order_by(col(table.id))
+        .with_for_update(of=table)
+        .cte("target")
+    )
+
+
+def _bump(target: CTE) -> CTE:
+    """Give the owner a new revision, and wake who waits for one, if there is anything to write."""
+    return (
+        update(User)
+        .where(col(User.id) == OWNER, exists(select(target.c.id)))
+        .values(rev=col(User.rev) + _ONE)
+        .returning(col(User.rev), _TELL)
+        .cte("bump")
+    )
+
+
+class Listed(TaskRead):
+    """A task of a list, and its owner's revision."""
+
+    owner_rev: int
+
+
 @cache
-def list_tasks(status: Status) -> Statement[TaskRead]:
-    """`owner`, `limit`: the owner's tasks, newest first."""
-    return Statement(
+def list_tasks(status: Status) -> Statement[Listed]:
+    """`owner`, `limit`, `known`: the owner's tasks, newest first, each with the owner's revision.
+
+    One row without a task where there is none, or where the revision is known.
+    """
+    tasks = (
         select(*_TASK)
-        .where(_MINE, *_with_status(status))
+        .where(_MINE, *_with_status(status), not_(_REV == any_(_KNOWN_REVS)))
         .order_by(col(Task.created_at).desc(), col(Task.id).desc())
-        .limit(bindparam("limit", type_=BigInteger, required=True)),
-        TaskRead,
+        .limit(bindparam("limit", type_=BigInteger, required=True))
+        .correlate(User)
+        .lateral("found")
+    )
+    return Statement(
+        select(_REV.label("owner_rev"), tasks).select_from(_OWNERS_ROW.outerjoin(tasks, true())),
+        Listed,
     )
 
 
 GET_TASK = Statement(select(*_TASK).where(_THIS_ONE), TaskRead)
 
-CREATE_TASK = Statement(
-    insert(Task)
-    .add_cte(insert(User).values(id=OWNER).on_conflict_do_nothing().cte("owner"))
-    .values(user_id=OWNER)
-    .returning(*_task(_NO_TAGS.label("tags"))),
-    TaskRead,
-    writes=TaskCreate.model_fields.keys() - {"tags"},
-)
-"""Creates the owner too, at the first write. The foreign key is looked at when both are there."""
 
-
-def _given(members: Iterable[str]) -> dict[str, BindParameter[Any]]:
-    """Name values as `writes` does, which takes the columns of every table that is written."""
-    return {name: bindparam(name, required=True) for name in members if name != "tags"}
+def _given(table: type[Task | Tag], members: Iterable[str]) -> dict[str, BindParameter[Any]]:
+    """Take values for columns, by their names."""
+    columns = table.__table__.c  # type: ignore[union-attr]
+    return {
+        name: bindparam(name, type_=columns[name].type, required=True)
+        for name in members
+        if name != "tags"
+    }
 
 
 def _tagged(write: Insert | Update) -> Select[Any]:
@@ -188,56 +244,128 @@ def _tagged(write: Insert | Update) -> Select[Any]:
     return select(*columns).add_cte(linked, unlinked)
 
 
-CREATE_TAGGED_TASK = Statement(
-    _tagged(
-        insert(Task)
-        .add_cte(insert(User).values(id=OWNER).on_conflict_do_nothing().cte("owner"))
-        .values(user_id=OWNER, **_given(TaskCreate.model_fields))
-    ),
-    TaskRead,
+_KEY_LIFETIME = literal_column("interval '1 day'")
+_KEY = bindparam("key", type_=Text, required=True)
+_SEQUENCE = func.pg_get_serial_sequence(literal_column("'tasks'"), literal_column("'id'"))
+_fresh = (
+    insert(IdempotencyKey)
+    .values(
+        user_id=OWNER,
+        key=_KEY,
+        digest=bindparam("digest", type_=LargeBinary, required=True),
+        task_id=func.nextval(_SEQUENCE),
+    )
+    .on_conflict_do_nothing()
+    .returning(col(IdempotencyKey.task_id).label("id"))
+    .cte("fresh")
+)
+
+
+def _new_revision(owner: Insert) -> CTE:
+    """Give the owner of something new a revision; at the first write, make the owner.
+
+    Foreign keys are looked at when both rows are there.
+    """
+    return (
+        owner.on_conflict_do_update(index_elements=["id"], set_={"rev": col(User.rev) + _ONE})
+        .returning(col(User.rev), _TELL)
+        .cte("bump")
+    )
+
+
+_OWNER = _new_revision(insert(User).values(id=OWNER, rev=_ONE))
+_KEYED_OWNER = _new_revision(
+    insert(User).from_select(["id", "rev"], select(OWNER, _ONE).select_from(_fresh))
 )
 
 
 @cache
+def create_task(*, is_tagged: bool = False, is_keyed: bool = False) -> Statement[TaskRead]:
+    """`owner` and every member: create a task, and the owner too at the first write.
+
+    With tags, `tag_names` and `tag_keys`. With a key, `key` and `digest`, and there is no row where
+    the key was used before.
+    """
+    bump = _KEYED_OWNER if is_keyed else _OWNER
+    values = {"user_id": OWNER, "rev": bump.c.rev, **_given(Task, TaskCreate.model_fields)}
+    if is_keyed:
+        values["id"] = _fresh.c.id
+    new = insert(Task).from_select(list(values), select(*values.values()))
+    if is_tagged:
+        return Statement(_tagged(new), TaskRead)
+    return Statement(new.returning(*_task(_NO_TAGS.label("tags"))), TaskRead)
+
+
+class Repeated(TaskRead):
+    """What was created under a key; the id is null where it was deleted since."""
+
+    digest: bytes
+
+
+FIND_REPEATED = Statement(
+    select(col(IdempotencyKey.digest), *_TASK)
+    .select_from(IdempotencyKey)
+    .outerjoin(
+        Task,
+        (col(Task.user_id) == OWNER) & (col(Task.id) == col(IdempotencyKey.task_id)),
+    )
+    .where(col(IdempotencyKey.user_id) == OWNER, col(IdempotencyKey.key) == _KEY),
+    Repeated,
+)
+
+_FOUND_REVS = bindparam("match", type_=ARRAY(BigInteger), required=True)
+_MATCHES = _FOUND_REVS.is_(None) | (col(Task.rev) == any_(_FOUND_REVS))
+_TARGET = _bump(_target(Task, col(Task.id) == TASK_ID, _MATCHES))
+
+
+def _change(bump: CTE, **values: Any) -> Update:  # noqa: ANN401  (of any column)
+    """Change what was found, where a revision was given for it."""
+    return update(Task).where(_THIS_ONE).values(rev=bump.c.rev, **_NOW, **values)
+
+
+@cache
 def update_task(members: frozenset[str]) -> Statement[TaskRead]:
-    """`owner`, `task_id` and the named members: change these and no other.
+    """`owner`, `task_id`, `match` and the named members: change these and no other.
 
     Members with `tags` need `tag_names` and `tag_keys`. Then there is no row either where another
     write came in between, whose tags this one did not see: it is to be run again.
     """
-    change = update(Task).where(_THIS_ONE).values(_NOW)
     if "tags" not in members:
-        return Statement(change.returning(*_TASK), TaskRead, writes=members)
-    before = select(col(Task.updated_at)).where(_THIS_ONE).cte("before")
-    unchanged = col(Task.updated_at) == before.c.updated_at
-    return Statement(_tagged(change.where(unchanged).values(_given(members))), TaskRead)
+        return Statement(_change(_TARGET, **_given(Task, members)).returning(*_TASK), TaskRead)
+    before = select(col(Task.rev)).where(_THIS_ONE).scalar_subquery()
+    bump = _bump(_target(Task, col(Task.id) == TASK_ID, _MATCHES, col(Task.rev) == before))
+    return Statement(_tagged(_change(bump, **_given(Task, members))), TaskRead)
 
 
 TOGGLE_TASK = Statement(
-    update(Task)
-    .where(_THIS_ONE)
-    .values(completed=not_(col(Task.completed)), **_NOW)
-    .returning(*_TASK),
-    TaskRead,
+    _change(_TARGET, completed=not_(col(Task.completed))).returning(*_TASK), TaskRead
 )
 
-DELETE_TASK = Statement(delete(Task).where(_THIS_ONE).returning(col(Task.id)), dict[str, int])
+
+def _bury(gone: CTE, bump: CTE) -> CTE:
+    """Remember what is deleted, for clients who ask what has changed."""
+    return (
+        insert(Deletion)
+        .from_select(["user_id", "task_id", "rev"], select(OWNER, gone.c.id, bump.c.rev))
+        .cte("buried")
+    )
 
 
-def _locked(*which: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Lock many tasks in one order, so that two such statements wait and do not deadlock."""
-    ids = select(col(Task.id)).where(_MINE, *which).order_by(col(Task.id)).with_for_update()
-    return col(Task.id).in_(ids)
+_gone = (
+    delete(Task).where(_THIS_ONE, exists(select(_TARGET.c.rev))).returning(col(Task.id)).cte("gone")
+)
+DELETE_TASK = Statement(select(_gone.c.id).add_cte(_bury(_gone, _TARGET)), dict[str, int])
 
 
 @cache
 def complete_tasks(status: BulkStatus) -> Statement[Updated]:
     """`owner`, `completed`: set it on the owner's tasks that differ, and count these."""
     completed = bindparam("completed", type_=Boolean, required=True)
+    target = _target(Task, *_with_status(status), col(Task.completed) != completed)
     changed = (
         update(Task)
-        .where(_MINE, _locked(*_with_status(status), col(Task.completed) != completed))
-        .values(completed=completed, **_NOW)
+        .where(_MINE, col(Task.id).in_(select(target.c.id)))
+        .values(completed=completed, rev=_bump(target).c.rev, **_NOW)
         .returning(col(Task.id))
         .cte("changed")
     )
@@ -247,26 +375,22 @@ def complete_tasks(status: BulkStatus) -> Statement[Updated]:
 @cache
 def delete_tasks(status: BulkStatus) -> Statement[Deleted]:
     """`owner`: delete the owner's tasks and count them."""
+    target = _target(Task, *_with_status(status))
     gone = (
         delete(Task)
-        .where(_MINE, _locked(*_with_status(status)))
+        .where(_MINE, col(Task.id).in_(select(target.c.id)))
         .returning(col(Task.id))
         .cte("gone")
     )
-    return Statement(select(func.count().label("deleted")).select_from(gone), Deleted)
+    counted = select(func.count().label("deleted")).select_from(gone)
+    return Statement(counted.add_cte(_bury(gone, _bump(target))), Deleted)
 
 
-def _relink(
-    change: Insert | Delete, tags: Select[int] | CompoundSelect[int]
-) -> Statement[TaskRead]:
+def _relink(link: Insert | Delete, tags: Select[Any] | CompoundSelect[Any]) -> Statement[TaskRead]:
     """Change the task too, where the change of its tags has changed anything."""
-    changed = change.returning(col(Link.task_id)).cte("changed")
+    changed = link.returning(col(Link.task_id).label("id")).cte("changed")
     return Statement(
-        update(Task)
-        .where(_THIS_ONE, col(Task.id) == changed.c.task_id)
-        .values(_NOW)
-        .returning(*_task(_tags(tags))),
-        TaskRead,
+        _change(_bump(changed)).returning(*_task(_tags(tags))), TaskRead, is_serial=True
     )
 
 
@@ -295,20 +419,112 @@ GET_TAG = Statement(select(*_TAG).where(_THIS_TAG), TagRead)
 
 CREATE_TAG = Statement(
     insert(Tag)
-    .add_cte(insert(User).values(id=OWNER).on_conflict_do_nothing().cte("owner"))
-    .values(user_id=OWNER, **_given([*TagCreate.model_fields, "name_key"]))
+    .add_cte(_OWNER)
+    .values(user_id=OWNER, **_given(Tag, [*TagCreate.model_fields, "name_key"]))
     .returning(*_TAG),
     TagRead,
 )
+
+_TARGET_TAG = _target(Tag, col(Tag.id) == TAG_ID)
+_touched = (
+    update(Task)
+    .where(
+        _MINE,
+        col(Task.id).in_(
+            select(col(Link.task_id)).where(col(Link.user_id) == OWNER, col(Link.tag_id) == TAG_ID)
+        ),
+    )
+    .values(rev=_bump(_TARGET_TAG).c.rev)
+    .cte("touched")
+)
+"""Whoever shows a task shows its tags."""
 
 
 @cache
 def update_tag(members: frozenset[str]) -> Statement[TagRead]:
     """`owner`, `tag_id` and the named members: change these and no other."""
-    return Statement(update(Tag).where(_THIS_TAG).returning(*_TAG), TagRead, writes=members)
+    change = update(Tag).where(_THIS_TAG).values(_given(Tag, members))
+    return Statement(change.returning(*_TAG).add_cte(_touched), TagRead, is_serial=True)
 
 
-DELETE_TAG = Statement(delete(Tag).where(_THIS_TAG).returning(col(Tag.id)), dict[str, int])
+DELETE_TAG = Statement(
+    delete(Tag).where(_THIS_TAG).returning(col(Tag.id)).add_cte(_touched),
+    dict[str, int],
+    is_serial=True,
+)
+
+FIND_REVISION = Statement(select(_REV.label("rev")).select_from(_OWNERS_ROW), dict[str, int])
+
+
+def task_of(row: TaskRead) -> TaskRead:
+    """Take a task out of a row that holds more."""
+    return cast("TaskRead", {name: row[name] for name in _MEMBERS})  # type: ignore[literal-required]
+
+
+class Change(TaskRead):
+    """A task that was changed, or the id of one that was deleted, and how far this page goes."""
+
+    owner_rev: int
+    upto: int | None
+    deleted_id: int | None
+    deleted_rev: int
+
+
+_SINCE = bindparam("since", type_=BigInteger, required=True)
+_PAGE: ColumnElement[int] = literal_column("500")
+_revs = (
+    union_all(
+        *(
+            select(col(table.rev).label("rev"))
+            .where(col(table.user_id) == OWNER, col(table.rev) > _SINCE)
+            .order_by(col(table.rev))
+            .limit(_PAGE)
+            .subquery()
+            .select()
+            for table in (Task, Deletion)
+        )
+    )
+    .order_by(literal_column("rev"))
+    .limit(_PAGE)
+    .cte("revs")
+)
+_upto = (
+    select(case((func.count() == _PAGE, func.max(_revs.c.rev))).label("upto"))
+    .select_from(_revs)
+    .cte("page")
+)
+
+
+def _on_page(table: type[Task | Deletion]) -> ColumnElement[bool]:
+    upto = select(func.coalesce(_upto.c.upto, literal_column("9223372036854775807")))
+    return (
+        (col(table.user_id) == OWNER)
+        & (col(table.rev) > _SINCE)
+        & (col(table.rev) <= upto.scalar_subquery())
+    )
+
+
+_changed_tasks = select(*_TASK).where(_on_page(Task)).cte("changed")
+_deletions = (
+    select(col(Deletion.task_id).label("deleted_id"), col(Deletion.rev).label("deleted_rev"))
+    .where(_on_page(Deletion))
+    .cte("deleted")
+)
+LIST_CHANGES = Statement(
+    select(_REV.label("owner_rev"), _upto.c.upto, _changed_tasks, _deletions)
+    .select_from(
+        _OWNERS_ROW.join(_upto, true()).outerjoin(
+            # No task is in both: this puts them below each other.
+            _changed_tasks.join(
+                _deletions, _changed_tasks.c.id == _deletions.c.deleted_id, full=True
+            ),
+            true(),
+        )
+    )
+    .order_by(func.coalesce(_changed_tasks.c.rev, _deletions.c.deleted_rev)),
+    Change,
+)
+"""`owner`, `since`: about 500 at once, and never a part of what one write has changed."""
 
 
 # Accounts and sessions. What is looked up by email or by session belongs to whoever proves to know
@@ -353,7 +569,6 @@ _ALIVE = (col(Session.rotated_at) > func.now() - _IDLE) & (
     col(Session.created_at) > func.now() - _LONGEST
 )
 _ACCOUNT = [*_USER, col(User.password_hash)]
-_ONE: ColumnElement[int] = literal_column("1")
 
 FIND_USER = Statement(select(*_USER).where(col(User.id) == OWNER), UserRead)
 
@@ -527,6 +742,9 @@ CLEAN_UP = Statement(
     .add_cte(
         delete(Revocation).where(col(Revocation.expires_at) < func.now()).cte("expired"),
         delete(Session).where(not_(_ALIVE)).cte("dead"),
+        delete(IdempotencyKey)
+        .where(col(IdempotencyKey.created_at) < func.now() - _KEY_LIFETIME)
+        .cte("forgotten"),
     ),
     dict[str, str],
 )

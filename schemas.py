@@ -28,6 +28,8 @@ from typing_extensions import TypedDict
 
 from models import Priority
 
+MAX_ID = 2**63 - 1
+
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 _READ_ONLY = frozenset({"id", "user_id", "created_at", "updated_at", "rev"})
@@ -166,6 +168,16 @@ class TaskRead(TypedDict):
     tags: list[TagRead]
     created_at: Annotated[datetime, Field(examples=["2026-11-20T10:00:00Z"])]
     updated_at: Annotated[datetime, Field(examples=["2026-11-20T10:00:00Z"])]
+    rev: Annotated[int, Field(description="The owner's revision that wrote it.", examples=[7])]
+
+
+class ChangesRead(TypedDict):
+    """What has changed, oldest first."""
+
+    rev: Annotated[int, Field(description="Where to go on: the next `since`.", examples=[63])]
+    changed: list[TaskRead]
+    deleted: Annotated[list[int], Field(examples=[[5]])]
+    more: Annotated[bool, Field(description="There is more: ask again.", examples=[False])]
 
 
 class UserRead(TypedDict):
@@ -339,6 +351,24 @@ class TaskFilter(BaseModel):
 
     status: Status = Field(Status.all, description="Only tasks that are pending, or completed.")
     limit: Digits = Field(500, ge=1, le=500, description="How many at most.")
+
+
+class ChangesFilter(BaseModel):
+    """The query of the changes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    since: Digits = Field(ge=0, le=MAX_ID, description="The `rev` of the last answer; 0 at first.")
+
+
+class EventsFilter(BaseModel):
+    """The query of the live changes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    since: Digits | None = Field(
+        None, ge=0, le=MAX_ID, description="The last `rev` that is known; from now on without."
+    )
 
 
 class BulkFilter(BaseModel):

@@ -3,11 +3,16 @@
 from dependencies.accounts import MyAccounts, check_origin
 from dependencies.identity import CurrentUser, UserId, verify_jwt
 from dependencies.parameters import TagId, TaskId
+from dependencies.preconditions import IdempotencyKey, IfMatch, IfNoneMatch, LastEventId
 from dependencies.rate_limits import SignInLimit
 from dependencies.route import Route
 
 __all__ = [
     "CurrentUser",
+    "IdempotencyKey",
+    "IfMatch",
+    "IfNoneMatch",
+    "LastEventId",
     "MyAccounts",
     "Route",
     "SignInLimit",

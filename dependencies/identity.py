@@ -39,6 +39,7 @@ class VerifyJWT(SecurityBase):
             if problem.code != "unavailable":
                 log_event(request, problem.code, logging.WARNING, reason=str(problem.__cause__))
             raise
+        request.scope["claims"] = claims
         user_id = request.scope["user_id"] = claims.user_id
         await limits.count(request, limits.api, "user", user_id)
         if request.scope.get("path_user_id", claims.subject) != claims.subject:

@@ -4,9 +4,7 @@ from typing import Annotated
 
 from fastapi import Path
 
-from schemas import Digits
-
-MAX_ID = 2**63 - 1
+from schemas import MAX_ID, Digits
 
 TaskId = Annotated[
     Digits, Path(ge=1, le=MAX_ID, description="The task's id, in decimal digits.", examples=[1])

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -67,12 +68,12 @@ class Route(APIRoute):
         if isinstance(result, Response):
             return await result(scope, receive, send)
         headers, body = extra.raw_headers, b""
-        if self.response_field:
+        status = extra.status_code or self.status_code or 200
+        if self.response_field and status != HTTPStatus.NOT_MODIFIED:
             # What mypy and the database have checked is not validated again.
             body = orjson.dumps(result, option=orjson.OPT_UTC_Z)
             headers.append((b"content-type", b"application/json"))
             headers.append((b"content-length", b"%d" % len(body)))
-        status = self.status_code or 200
         await send({"type": "http.response.start", "status": status, "headers": headers})
         return await send({"type": "http.response.body", "body": body})
 
@@ -121,6 +122,8 @@ def _is_one_model(fields: list[ModelField]) -> bool:
 
 class _Headers(Response):
     """The headers that a function adds to its answer; a whole response is not made for them."""
+
+    status_code: int | None = None  # type: ignore[assignment]
 
     def __init__(self) -> None:
         self.raw_headers = []

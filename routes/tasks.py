@@ -1,17 +1,32 @@
 """The tasks of the user whom the token names."""
 
+from hashlib import sha256
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
+import orjson
+from fastapi import APIRouter, Query, Request, Response
 
 import queries
 from db import Statement
-from dependencies import Route, TagId, TaskId, UserId
+from dependencies import (
+    IdempotencyKey,
+    IfMatch,
+    IfNoneMatch,
+    LastEventId,
+    Route,
+    TagId,
+    TaskId,
+    UserId,
+)
 from errors import Problem, answers, header
+from live import EventStream, read_changes, stream
 from schemas import (
     BulkFilter,
+    ChangesFilter,
+    ChangesRead,
     Completion,
     Deleted,
+    EventsFilter,
     TaskCreate,
     TaskFilter,
     TaskPatch,
@@ -32,10 +47,21 @@ router = APIRouter(
 )
 
 NOT_FOUND = answers("task_not_found")
+CHANGED = answers("task_not_found", "precondition_failed")
 NO_LINK = answers("task_not_found", "tag_not_found")
-CREATED: dict[int | str, dict[str, Any]] = {
-    201: {"headers": header("Location", "The path of the task.", type="string")}
+Answers = dict[int | str, dict[str, Any]]
+ETAG = header("ETag", "The task's revision, quoted.", type="string")
+TAGGED: Answers = {200: {"headers": ETAG}}
+FOUND = TAGGED | NOT_FOUND | {304: {"description": "The client has it already."}}
+CREATED: Answers = {
+    201: {"headers": header("Location", "The path of the task.", type="string") | ETAG}
 }
+REUSED = answers("task_not_found", "idempotency_key_reused", "validation_error")
+LISTED: Answers = {
+    200: {"headers": header("ETag", "The user's revision, weak.", type="string")},
+    304: {"description": "Nothing has changed since."},
+}
+EVENTS: Answers = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
 BODY = answers("request_timeout", "body_too_large", "unsupported_media_type")
 ATTEMPTS = 20
 """How often a change of a task's tags is tried while others change the same task."""
@@ -48,66 +74,123 @@ def found(task: TaskRead | None) -> TaskRead:
     return task
 
 
-@router.get("")
-async def list_tasks(user_id: UserId, query: Annotated[TaskFilter, Query()]) -> list[TaskRead]:
+@router.get("", responses=LISTED)
+async def list_tasks(
+    user_id: UserId,
+    known: IfNoneMatch,
+    request: Request,
+    response: Response,
+    query: Annotated[TaskFilter, Query()],
+) -> list[TaskRead]:
     """List your tasks, newest first."""
-    return await queries.list_tasks(query.status).all(owner=user_id, limit=query.limit)
+    rows = await queries.list_tasks(query.status).all(owner=user_id, limit=query.limit, known=known)
+    rev = rows[0]["owner_rev"]
+    _offer(request, response, f'W/"{rev}"', is_known=known is None or rev in known)
+    return [queries.task_of(row) for row in rows if row["id"] is not None]
 
 
-@router.get("/{task_id}", responses=NOT_FOUND)
-async def get_task(task_id: TaskId, user_id: UserId) -> TaskRead:
+@router.get("/changes")
+async def list_changes(user_id: UserId, query: Annotated[ChangesFilter, Query()]) -> ChangesRead:
+    """List what has changed since a revision, deletions too, oldest change first."""
+    page = await read_changes(user_id, query.since)
+    return {
+        "rev": page.rev,
+        "changed": page.changed,
+        "deleted": [task_id for _, task_id in sorted(page.deleted)],
+        "more": page.more,
+    }
+
+
+@router.get("/events", response_class=EventStream, responses=EVENTS)
+async def watch_tasks(
+    user_id: UserId, query: Annotated[EventsFilter, Query()], last: LastEventId, request: Request
+) -> Response:
+    """Watch your tasks: the same changes as Server-Sent Events, from now on or from a revision."""
+    since = query.since if last is None else last
+    if since is None:
+        since = (await queries.FIND_REVISION.one(owner=user_id))["rev"]
+    state = request.app.state
+    return EventStream(stream(state.live, state.revocations, request.scope["claims"], since))
+
+
+@router.get("/{task_id}", responses=FOUND)
+async def get_task(
+    task_id: TaskId, user_id: UserId, known: IfNoneMatch, request: Request, response: Response
+) -> TaskRead:
     """Get one of your tasks."""
-    return found(await queries.GET_TASK.first(owner=user_id, task_id=task_id))
+    task = await _get(user_id, task_id)
+    is_known = known is None or task["rev"] in known
+    _offer(request, response, _etag(task), is_known=is_known)
+    return task
 
 
-@router.patch("/{task_id}/complete", responses=NOT_FOUND | BODY)
+@router.patch("/{task_id}/complete", responses=TAGGED | CHANGED | BODY)
 async def complete_task(
-    task_id: TaskId, user_id: UserId, change: Completion | None = None
+    task_id: TaskId,
+    user_id: UserId,
+    match: IfMatch,
+    response: Response,
+    change: Completion | None = None,
 ) -> TaskRead:
     """Toggle whether a task is done; with a body, set it, which is safe to repeat."""
-    if change is None:
-        return found(await queries.TOGGLE_TASK.first(owner=user_id, task_id=task_id))
-    return await _change(user_id, task_id, change)
+    if change is not None:
+        return _tagged(await _change(user_id, task_id, match, change), response)
+    task = await queries.TOGGLE_TASK.first(owner=user_id, task_id=task_id, match=match)
+    return _tagged(task or await _refuse(user_id, task_id, match), response)
 
 
-@router.post("", status_code=201, responses=CREATED | BODY)
-async def create_task(task: TaskCreate, user_id: UserId, response: Response) -> TaskRead:
-    """Create a task. `Location` names it."""
-    statement = queries.CREATE_TAGGED_TASK if task.tags else queries.CREATE_TASK
-    created = await statement.one(owner=user_id, **_values(task.model_dump()))
+@router.post("", status_code=201, responses=CREATED | REUSED | BODY)
+async def create_task(
+    task: TaskCreate, user_id: UserId, key: IdempotencyKey, response: Response
+) -> TaskRead:
+    """Create a task. `Location` names it. With an `Idempotency-Key` it is safe to repeat."""
+    values = _values(task.model_dump())
+    statement = queries.create_task(is_tagged=bool(task.tags), is_keyed=key is not None)
+    digest = key and sha256(orjson.dumps(values, option=orjson.OPT_SORT_KEYS)).digest()
+    created = await statement.first(owner=user_id, key=key, digest=digest, **values)
+    if created is None:
+        created = await _repeated(user_id, key, digest)
+        response.headers["Idempotency-Replayed"] = "true"
     response.headers["Location"] = f"/api/tasks/{created['id']}"
-    return created
+    return _tagged(created, response)
 
 
-@router.put("/{task_id}", responses=NOT_FOUND | BODY)
-async def update_task(task_id: TaskId, task: TaskUpdate, user_id: UserId) -> TaskRead:
+@router.put("/{task_id}", responses=TAGGED | CHANGED | BODY)
+async def update_task(
+    task_id: TaskId, task: TaskUpdate, user_id: UserId, match: IfMatch, response: Response
+) -> TaskRead:
     """Update a task. A member left out keeps its value, null clears it."""
-    return await _change(user_id, task_id, task)
+    return _tagged(await _change(user_id, task_id, match, task), response)
 
 
-@router.patch("/{task_id}", responses=NOT_FOUND | BODY)
-async def patch_task(task_id: TaskId, task: TaskPatch, user_id: UserId) -> TaskRead:
+@router.patch("/{task_id}", responses=TAGGED | CHANGED | BODY)
+async def patch_task(
+    task_id: TaskId, task: TaskPatch, user_id: UserId, match: IfMatch, response: Response
+) -> TaskRead:
     """Change some members of a task. A member left out keeps its value, null clears it."""
-    return await _change(user_id, task_id, task)
+    return _tagged(await _change(user_id, task_id, match, task), response)
 
 
-@router.delete("/{task_id}", status_code=204, responses=NOT_FOUND)
-async def delete_task(task_id: TaskId, user_id: UserId) -> None:
+@router.delete("/{task_id}", status_code=204, responses=CHANGED)
+async def delete_task(task_id: TaskId, user_id: UserId, match: IfMatch) -> None:
     """Delete one of your tasks."""
-    if await queries.DELETE_TASK.first(owner=user_id, task_id=task_id) is None:
+    if not await queries.DELETE_TASK.first(owner=user_id, task_id=task_id, match=match):
+        await _refuse(user_id, task_id, match)
         raise Problem("task_not_found")
 
 
-@router.put("/{task_id}/tags/{tag_id}", responses=NO_LINK)
-async def add_tag(task_id: TaskId, tag_id: TagId, user_id: UserId) -> TaskRead:
+@router.put("/{task_id}/tags/{tag_id}", responses=TAGGED | NO_LINK)
+async def add_tag(task_id: TaskId, tag_id: TagId, user_id: UserId, response: Response) -> TaskRead:
     """Let a task have one of your tags. It is safe to repeat."""
-    return await _relink(queries.ADD_TAG, user_id, task_id, tag_id)
+    return _tagged(await _relink(queries.ADD_TAG, user_id, task_id, tag_id), response)
 
 
-@router.delete("/{task_id}/tags/{tag_id}", responses=NO_LINK)
-async def remove_tag(task_id: TaskId, tag_id: TagId, user_id: UserId) -> TaskRead:
+@router.delete("/{task_id}/tags/{tag_id}", responses=TAGGED | NO_LINK)
+async def remove_tag(
+    task_id: TaskId, tag_id: TagId, user_id: UserId, response: Response
+) -> TaskRead:
     """Take a tag off a task. It is safe to repeat."""
-    return await _relink(queries.REMOVE_TAG, user_id, task_id, tag_id)
+    return _tagged(await _relink(queries.REMOVE_TAG, user_id, task_id, tag_id), response)
 
 
 @router.patch("", responses=BODY)
@@ -125,17 +208,56 @@ async def delete_tasks(user_id: UserId, query: Annotated[BulkFilter, Query()]) -
     return await queries.delete_tasks(query.status).one(owner=user_id)
 
 
-async def _change(user_id: str, task_id: int, change: TaskPatch | Completion) -> TaskRead:
+def _etag(task: TaskRead) -> str:
+    return f'"{task["rev"]}"'
+
+
+def _tagged(task: TaskRead, response: Response) -> TaskRead:
+    response.headers["ETag"] = _etag(task)
+    return task
+
+
+def _offer(request: Request, response: Response, etag: str, *, is_known: bool) -> None:
+    """Let the client keep the answer, or tell it that it has it (RFC 9110, section 15.4.5)."""
+    request.scope["is_cacheable"] = True
+    response.headers["ETag"] = etag
+    if is_known:
+        response.status_code = 304
+
+
+async def _get(user_id: str, task_id: int) -> TaskRead:
+    return found(await queries.GET_TASK.first(owner=user_id, task_id=task_id))
+
+
+async def _refuse(user_id: str, task_id: int, match: list[int] | None) -> TaskRead:
+    """Say why a write has found nothing. Return the task where it may be written after all."""
+    task = await _get(user_id, task_id)
+    if match is None or task["rev"] in match:
+        return task
+    raise Problem("precondition_failed", headers={"ETag": _etag(task)})
+
+
+async def _change(
+    user_id: str, task_id: int, match: list[int] | None, change: TaskPatch | Completion
+) -> TaskRead:
     members = change.model_dump()
     if not members:
-        return await get_task(task_id, user_id)
+        return await _refuse(user_id, task_id, match)
     statement = queries.update_task(frozenset(members))
     values = _values(members)
     for _ in range(ATTEMPTS):
-        if changed := await statement.first(owner=user_id, task_id=task_id, **values):
-            return changed
-        await get_task(task_id, user_id)
+        if task := await statement.first(owner=user_id, task_id=task_id, match=match, **values):
+            return task
+        await _refuse(user_id, task_id, match)
     raise Problem("unavailable")
+
+
+async def _repeated(user_id: str, key: str | None, digest: bytes | str | None) -> TaskRead:
+    """Return what was created under a key before."""
+    row = await queries.FIND_REPEATED.one(owner=user_id, key=key)
+    if row["digest"] != digest:
+        raise Problem("idempotency_key_reused")
+    return found(queries.task_of(row) if row["id"] is not None else None)
 
 
 def _values(members: dict[str, Any]) -> dict[str, Any]:
@@ -149,7 +271,7 @@ async def _relink(
 ) -> TaskRead:
     if changed := await statement.first(owner=user_id, task_id=task_id, tag_id=tag_id):
         return changed
-    task = await get_task(task_id, user_id)
+    task = await _get(user_id, task_id)
     if await queries.GET_TAG.first(owner=user_id, tag_id=tag_id) is None:
         raise Problem("tag_not_found")
     return task

@@ -163,6 +163,9 @@ PROVEN = {
 
 
 SHAPES: dict[str, Iterable[Any]] = {
+    "create_task": [
+        {"is_tagged": tagged, "is_keyed": keyed} for tagged in (0, 1) for keyed in (0, 1)
+    ],
     "list_tasks": Status,
     "update_task": [frozenset({"title"}), frozenset({"tags"}), frozenset({"title", "tags"})],
     "update_tag": [frozenset({"color"}), frozenset({"name", "name_key"})],
@@ -185,7 +188,11 @@ def test_every_statement_names_its_owner() -> None:
         if isinstance(value, type(queries.list_tasks))
     }
     assert makers.keys() == SHAPES.keys()
-    statements += [maker(shape) for name, maker in makers.items() for shape in SHAPES[name]]
+    statements += [
+        maker(**shape) if isinstance(shape, dict) else maker(shape)
+        for name, maker in makers.items()
+        for shape in SHAPES[name]
+    ]
 
     assert len(statements) >= 14
     for statement in statements:
@@ -196,13 +203,13 @@ def test_every_statement_names_its_owner() -> None:
 def _owner_parameters(sql: str) -> set[int]:
     """Find the parameters that say whose rows are meant, one for each mention of a table."""
     mentions = re.findall(
-        r"(?:FROM|JOIN|UPDATE|INTO|,) (?:tasks|users|tags|task_tags)\b(?!\.)"
+        r"(?:FROM|JOIN|UPDATE|INTO|,) (?:tasks|users|tags|task_tags|deletions|idempotency_keys)\b(?!\.)"
         r"|FROM sessions WHERE sessions\.user_id = ",
         sql,
     )
     owners = re.findall(
-        r"(?:(?:tasks|sessions|tags|task_tags)\.user_id = |users\.id = "
-        r"|INTO \w+ \((?:user_)?id\b[^$]*VALUES \(|INTO \w+ \(user_id\b[^$]*SELECT )\$(\d+)",
+        r"(?:(?:tasks|sessions|tags|task_tags|deletions|idempotency_keys)\.user_id = |users\.id = "
+        r"|INTO \w+ \((?:user_)?id\b[^$]*VALUES \(|INTO \w+ \((?:user_)?id\b[^$]*SELECT )\$(\d+)",
         sql,
     )
     assert len(mentions) == len(owners) > 0, sql

@@ -158,11 +158,11 @@ def test_a_made_revision_runs_and_passes_the_linter(
     made.set_main_option("version_locations", str(versions))
 
     command.upgrade(made, "head")
-    command.revision(made, "Add notes", autogenerate=True, rev_id="0005")
+    command.revision(made, "Add notes", autogenerate=True, rev_id="0006")
     command.upgrade(made, "head")
     command.check(made)
 
-    path = versions / "0005_add_notes.py"
+    path = versions / "0006_add_notes.py"
     for options in (["check", "--fix", "--ignore", "INP001"], ["format"]):
         ruff = [sys.executable, "-m", "ruff", *options, "--config", str(project / "pyproject.toml")]
         subprocess.run([*ruff, str(path)], check=True)
@@ -218,7 +218,7 @@ async def test_tasks_of_an_earlier_version_are_kept(empty: Settings, project: Pa
     async with db.connect(empty, url):
         task = await queries.GET_TASK.one(owner="ada", task_id=1)
         tagged = await queries.update_task(frozenset({"tags"})).one(
-            owner="ada", task_id=1, tag_names=["home"], tag_keys=["home"]
+            owner="ada", task_id=1, match=None, tag_names=["home"], tag_keys=["home"]
         )
 
     assert task["title"] == tagged["title"] == "Buy milk"

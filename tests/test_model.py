@@ -150,7 +150,12 @@ async def call_one(
         del mine[task_id]
     else:
         task = response.json()
-        assert task == {**mine[task_id], **stored(change), "updated_at": task["updated_at"]}
+        assert task == {
+            **mine[task_id],
+            **stored(change),
+            "updated_at": task["updated_at"],
+            "rev": task["rev"],
+        }
         mine[task_id] = task
 
 

@@ -171,7 +171,11 @@ async def test_a_task_with_tags_can_be_sent_back(ada: Person) -> None:
 
     response = await ada.put(f"/api/tasks/{task['id']}", json=task)
 
-    assert response.json() == {**task, "updated_at": response.json()["updated_at"]}
+    assert response.json() == {
+        **task,
+        "updated_at": response.json()["updated_at"],
+        "rev": response.json()["rev"],
+    }
 
 
 async def test_a_change_of_a_missing_task_makes_no_tag(ada: Person) -> None:

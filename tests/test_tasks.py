@@ -10,7 +10,7 @@ from tests.conftest import Person
 
 MEMBERS = [
     *("id", "user_id", "title", "description", "completed"),
-    *("priority", "due_date", "tags", "created_at", "updated_at"),
+    *("priority", "due_date", "tags", "created_at", "updated_at", "rev"),
 ]
 
 
@@ -49,6 +49,7 @@ async def test_create_answers_with_the_whole_task(ada: Person, ada_id: str) -> N
         "tags": [],
         "created_at": "",
         "updated_at": "",
+        "rev": 1,
     }
     assert task["created_at"] == task["updated_at"]
     assert task["created_at"].endswith("Z")
@@ -135,7 +136,12 @@ async def test_put_changes_what_is_sent_and_keeps_the_rest(ada: Person) -> None:
 
     changed = response.json()
     assert response.status_code == 200
-    assert changed == {**task, "title": "Buy oat milk", "updated_at": changed["updated_at"]}
+    assert changed == {
+        **task,
+        "title": "Buy oat milk",
+        "updated_at": changed["updated_at"],
+        "rev": changed["rev"],
+    }
     assert changed["updated_at"] > task["updated_at"]
 
 
@@ -144,7 +150,11 @@ async def test_put_accepts_what_get_returns(ada: Person) -> None:
 
     response = await ada.put(f"/api/tasks/{task['id']}", json=task)
 
-    assert response.json() == {**task, "updated_at": response.json()["updated_at"]}
+    assert response.json() == {
+        **task,
+        "updated_at": response.json()["updated_at"],
+        "rev": response.json()["rev"],
+    }
 
 
 async def test_put_needs_a_title(ada: Person) -> None:
@@ -192,7 +202,12 @@ async def test_patch_changes_one_member(ada: Person, change: dict[str, Any]) -> 
 
     response = await ada.patch(f"/api/tasks/{task['id']}", json=change)
 
-    assert response.json() == {**task, **change, "updated_at": response.json()["updated_at"]}
+    assert response.json() == {
+        **task,
+        **change,
+        "updated_at": response.json()["updated_at"],
+        "rev": response.json()["rev"],
+    }
 
 
 async def test_an_empty_patch_changes_nothing(ada: Person) -> None:

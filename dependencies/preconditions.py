@@ -1,0 +1,71 @@
+"""What a request asks of the state that it finds, by its headers."""
+
+import re
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from errors import bad_parameter
+from schemas import MAX_ID
+
+_ENTITY_TAG = r'\s*(W/)?"[\x21\x23-\x7e\x80-\xff]*"\s*'
+_ENTITY_TAGS = re.compile(f"{_ENTITY_TAG}(,{_ENTITY_TAG})*")
+_REVISION = re.compile(r'"(0|[1-9][0-9]{0,18})"')
+MAX_KEY_LENGTH = 255
+
+
+async def if_match(request: Request) -> list[int] | None:
+    """Return the revisions that a write may find, None for any (RFC 9110, section 13.1.1).
+
+    Raises `Problem` 422 for what cannot be read: the write may not happen unconditionally.
+    """
+    sent = _header(request, b"if-match")
+    if sent is None or sent == "*":
+        return None
+    if not _ENTITY_TAGS.fullmatch(sent):
+        raise bad_parameter("If-Match", 'must be an ETag as it was given, like "7"')
+    return _revisions(sent)
+
+
+async def if_none_match(request: Request) -> list[int] | None:
+    """Return the revisions that the client has, None for any (RFC 9110, section 13.1.2)."""
+    sent = _header(request, b"if-none-match")
+    return None if sent == "*" else _revisions(sent or "")
+
+
+async def idempotency_key(request: Request) -> str | None:
+    """Return the key under which the client may send a request again. Raises `Problem` 422."""
+    sent = _header(request, b"idempotency-key")
+    if sent is None:
+        return None
+    key = sent[1:-1] if len(sent) > 1 and sent[0] == sent[-1] == '"' else sent
+    if not 0 < len(key) <= MAX_KEY_LENGTH or not key.isprintable():
+        raise bad_parameter("Idempotency-Key", "must have 1 to 255 printable characters")
+    return key
+
+
+async def last_event_id(request: Request) -> int | None:
+    """Return the revision after which a stream goes on. Raises `Problem` 422."""
+    sent = _header(request, b"last-event-id")
+    if not sent:
+        return None
+    if not (sent.isascii() and sent.isdigit() and len(sent) < 20 and int(sent) <= MAX_ID):
+        raise bad_parameter("Last-Event-ID", "must be the id of an event as it was given")
+    return int(sent)
+
+
+def _header(request: Request, name: bytes) -> str | None:
+    """Return a header's value; several are one list (RFC 9110, section 5.3)."""
+    found: list[bytes] = [value for key, value in request.scope["headers"] if key == name]
+    return b", ".join(found).decode("latin-1").strip() if found else None
+
+
+def _revisions(tags: str) -> list[int]:
+    """Read those tags that are revisions; no other was ever given."""
+    return [number for tag in _REVISION.findall(tags) if (number := int(tag)) <= MAX_ID]
+
+
+IfMatch = Annotated[list[int] | None, Depends(if_match)]
+IfNoneMatch = Annotated[list[int] | None, Depends(if_none_match)]
+IdempotencyKey = Annotated[str | None, Depends(idempotency_key)]
+LastEventId = Annotated[int | None, Depends(last_event_id)]

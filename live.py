@@ -1,0 +1,205 @@
+"""Live changes: who waits for a user's next revision is woken by PostgreSQL's notifications.
+
+They only wake. The data come from the same query as `/api/tasks/changes`, so one that is lost costs
+time and no change.
+"""
+
+import asyncio
+import contextlib
+import math
+import signal
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import orjson
+from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
+from starlette.types import Message, Send
+
+import db
+import queries
+from errors import Problem
+from revocations import Revocations
+from schemas import TaskRead
+from security import LEEWAY_SECONDS, Claims
+from settings import Settings
+
+TICK_SECONDS = 1.0
+"""How often a stream looks whether its token is still good."""
+
+SILENCE_SECONDS = 15.0
+"""After so long without an event a comment keeps the connection alive, and the query is run."""
+
+SLOW_SECONDS = 20.0
+"""A reader that takes nothing for so long is cut off."""
+
+
+class Live:
+    """A worker's streams, and its one connection that listens."""
+
+    def __init__(self, settings: Settings, url: str) -> None:
+        self._pooled, self._url = settings.database_pooler, url
+        self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self.is_closing = False
+
+    @contextlib.contextmanager
+    def waiter(self, user_id: str) -> Iterator[asyncio.Event]:
+        """Give an event that is set when there may be something new for a user."""
+        event = asyncio.Event()
+        self._waiting[user_id].add(event)
+        try:
+            yield event
+        finally:
+            self._waiting[user_id].discard(event)
+            if not self._waiting[user_id]:
+                del self._waiting[user_id]
+
+    @contextlib.asynccontextmanager
+    async def kept_up(self) -> AsyncIterator[None]:
+        """Listen until the block ends."""
+        following = asyncio.create_task(self._poll() if self._pooled else self._listen())
+        with _before_shutdown(self.close):
+            try:
+                yield
+            finally:
+                self.close()
+                following.cancel()
+                await asyncio.wait([following])
+
+    def close(self) -> None:
+        """End every stream: the server waits for them before it stops."""
+        self.is_closing = True
+        self._wake_all()
+
+    def _wake_all(self) -> None:
+        for events in self._waiting.values():
+            for event in events:
+                event.set()
+
+    def _notified(self, user_id: str) -> None:
+        for event in self._waiting.get(user_id, ()):
+            event.set()
+
+    async def _poll(self) -> None:
+        """Look every second: through a transaction pooler nobody can listen."""
+        while True:
+            self._wake_all()
+            await asyncio.sleep(TICK_SECONDS)
+
+    async def _listen(self) -> None:
+        while True:
+            await db.listen(self._url, queries.CHANNEL, self._notified, self._wake_all)
+            self._wake_all()  # for what was told meanwhile
+            await asyncio.sleep(TICK_SECONDS)
+
+
+@contextlib.contextmanager
+def _before_shutdown(function: Callable[[], None]) -> Iterator[None]:
+    """Call a function when the server is told to stop, before it waits for open requests."""
+    loop = asyncio.get_running_loop()
+    before: dict[int, Any] = {}
+
+    def handle(number: int, frame: Any) -> None:  # noqa: ANN401  (signal's)
+        loop.call_soon_threadsafe(function)
+        before[number](number, frame)
+
+    with contextlib.suppress(ValueError):  # outside the main thread there are no signals
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if callable(handler := signal.getsignal(number)):
+                before[number] = handler
+                signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for caught, handler in before.items():
+            signal.signal(caught, handler)
+
+
+class Page(NamedTuple):
+    """A part of what has changed, by revision, and the revision that it ends with."""
+
+    rev: int
+    more: bool
+    changed: list[TaskRead]
+    deleted: list[tuple[int, int]]
+    """Revision and id."""
+
+
+async def read_changes(owner: str, since: int) -> Page:
+    """Read what the owner's writes after a revision have changed. Raises `Problem` 503."""
+    rows = await queries.LIST_CHANGES.all(owner=owner, since=since)
+    deleted = [(row["deleted_rev"], row["deleted_id"]) for row in rows if row["deleted_id"]]
+    rev, upto = rows[0]["owner_rev"], rows[0]["upto"]
+    changed = [queries.task_of(row) for row in rows if row["id"] is not None]
+    if upto is None or upto == rev:
+        return Page(rev, False, changed, deleted)  # noqa: FBT003  (a tuple)
+    return Page(upto, True, changed, deleted)  # noqa: FBT003
+
+
+def _written(page: Page) -> Iterator[bytes]:
+    """Write a page as events. The last one of a revision carries it, so that none is skipped."""
+    events: list[tuple[int, str, object]] = [(task["rev"], "task", task) for task in page.changed]
+    events += [(rev, "deleted", {"id": task_id}) for rev, task_id in page.deleted]
+    events.sort(key=itemgetter(0))
+    for number, (rev, name, data) in enumerate(events, 1):
+        is_last = number == len(events) or events[number][0] > rev
+        yield _event(name, data, rev if is_last else None)
+
+
+def _event(name: str, data: object, rev: int | None) -> bytes:
+    body = orjson.dumps(data, option=orjson.OPT_UTC_Z).decode()
+    return format_sse_event(data_str=body, event=name, id=None if rev is None else str(rev))
+
+
+class EventStream(EventSourceResponse):
+    """FastAPI's, which cuts off a reader that takes nothing."""
+
+    async def stream_response(self, send: Send) -> None:
+        """Send what there is, each part within a time."""
+
+        async def send_in_time(message: Message) -> None:
+            async with asyncio.timeout(SLOW_SECONDS):
+                await send(message)
+
+        with contextlib.suppress(TimeoutError):
+            await super().stream_response(send_in_time)
+
+
+async def stream(
+    live: Live, revocations: Revocations, claims: Claims, rev: int
+) -> AsyncIterator[bytes]:
+    """Tell of every change after a revision, until the token is not good any more."""
+
+    def is_good() -> bool:
+        with contextlib.suppress(Problem):
+            revocations.check(claims)
+            return not live.is_closing and time.time() < claims.expires + LEEWAY_SECONDS
+        return False
+
+    with live.waiter(claims.user_id) as waiter:
+        yield _event("ready", {"rev": rev}, rev)
+        looked = told = time.monotonic()
+        waiter.set()
+        while is_good():
+            now = time.monotonic()
+            if waiter.is_set() or now - looked > SILENCE_SECONDS:
+                waiter.clear()
+                looked = now
+                try:
+                    page = await read_changes(claims.user_id, rev)
+                except Problem:  # the database is out of reach: it is asked again at the next tick
+                    looked = -math.inf
+                else:
+                    for event in _written(page):
+                        yield event
+                        told = now
+                    rev = page.rev
+                    if page.more:
+                        waiter.set()
+            if now - told > SILENCE_SECONDS:
+                yield KEEPALIVE_COMMENT
+                told = now
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(waiter.wait(), TICK_SECONDS)

@@ -1,0 +1,612 @@
+"""One integer per user: nothing is overwritten unseen, nothing that changed is missed."""
+
+import asyncio
+import contextlib
+import json
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+import db
+import live
+from settings import Settings
+from tests.conftest import Person, token
+from tests.test_service import Service, service
+from tests.test_tasks import create
+
+Task = dict[str, Any]
+
+
+async def revision(person: Person) -> int:
+    """Return the user's revision."""
+    response = await person.get("/api/tasks?limit=1")
+    return int(response.headers["ETag"].removeprefix('W/"').removesuffix('"'))
+
+
+async def changes(person: Person, since: int) -> dict[str, Any]:
+    """Read one page of changes."""
+    response = await person.get(f"/api/tasks/changes?since={since}")
+    assert response.status_code == 200, response.text
+    page: dict[str, Any] = response.json()
+    return page
+
+
+async def test_every_write_has_a_revision_of_its_own(ada: Person) -> None:
+    assert await revision(ada) == 0
+    task = await create(ada, tags=["home"])
+    path = f"/api/tasks/{task['id']}"
+    assert task["rev"] == await revision(ada) == 1
+
+    for rev, (method, where, body) in enumerate(
+        [
+            ("PUT", path, {"title": "x"}),
+            ("PATCH", path, {"tags": ["garden"]}),
+            ("PATCH", f"{path}/complete", None),
+            ("PATCH", f"{path}/complete", {"completed": False}),
+            ("PATCH", "/api/tasks?status=pending", {"completed": True}),
+        ],
+        start=2,
+    ):
+        response = await ada.request(method, where, json=body)
+        assert response.is_success
+        seen = await ada.get(path)
+        assert seen.json()["rev"] == await revision(ada) == rev
+        assert seen.headers["ETag"] == f'"{rev}"'
+        if "id" in response.json():
+            assert response.headers["ETag"] == f'"{rev}"'
+
+    await ada.delete(path)
+    assert await revision(ada) == 7
+
+
+async def test_what_changes_no_row_has_none(ada: Person, bob: Person) -> None:
+    task = await create(ada, completed=True)
+    path = f"/api/tasks/{task['id']}"
+    theirs = await create(bob)
+    tag = (await ada.post("/api/tags", json={"name": "home"})).json()
+    await ada.put(f"{path}/tags/{tag['id']}")
+    before = await revision(ada)
+
+    for method, where, body in [
+        ("PATCH", path, {}),
+        ("PATCH", path, {"title": ""}),
+        ("PATCH", f"/api/tasks/{theirs['id']}", {"title": "Mine"}),
+        ("PATCH", f"/api/tasks/{theirs['id']}", {"tags": ["new"]}),
+        ("PATCH", f"/api/tasks/{theirs['id']}/complete", None),
+        ("DELETE", f"/api/tasks/{theirs['id']}", None),
+        ("PATCH", "/api/tasks?status=all", {"completed": True}),
+        ("DELETE", "/api/tasks?status=pending", None),
+        ("PUT", f"{path}/tags/{tag['id']}", None),
+        ("PATCH", f"/api/tags/{tag['id']}", {}),
+        ("PATCH", "/api/tags/9999999", {"name": "x"}),
+        ("DELETE", "/api/tags/9999999", None),
+    ]:
+        await ada.request(method, where, json=body)
+        await ada.request(method, where, json=body, headers={"If-Match": '"0"'})
+
+    assert await revision(ada) == before
+    assert await revision(bob) == 1
+    assert {tag["name"] for tag in (await ada.get("/api/tags")).json()} == {"home"}
+
+
+async def test_changes_of_a_tag_are_changes_of_the_tasks_that_carry_it(ada: Person) -> None:
+    tagged, other = await create(ada, tags=["home"]), await create(ada)
+    (tag,) = tagged["tags"]
+    since = await revision(ada)
+
+    await ada.patch(f"/api/tags/{tag['id']}", json={"color": "#ffffff"})
+    page = await changes(ada, since)
+    await ada.delete(f"/api/tags/{tag['id']}")
+    after = await changes(ada, page["rev"])
+
+    assert [task["tags"][0]["color"] for task in page["changed"]] == ["#ffffff"]
+    assert [(task["id"], task["tags"]) for task in after["changed"]] == [(tagged["id"], [])]
+    assert after["rev"] == since + 2
+    assert (await ada.get(f"/api/tasks/{other['id']}")).json() == other
+
+
+async def test_a_list_that_is_known_is_not_sent(ada: Person, bob: Person) -> None:
+    await create(ada)
+    await create(bob)
+    first = await ada.get("/api/tasks")
+    etag = first.headers["ETag"]
+
+    again = await ada.get("/api/tasks", headers={"If-None-Match": f'"x", {etag}'})
+    assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", etag)
+    assert first.headers["Cache-Control"] == again.headers["Cache-Control"] == "private, no-cache"
+    varies = {name for each in first.headers.get_list("Vary") for name in each.split(", ")}
+    assert varies == {"Authorization", "Origin"}
+    assert (await ada.get("/api/tasks", headers={"If-None-Match": "*"})).status_code == 304
+    for stale in ('W/"0"', "rubbish", '"99999999999999999999"', "W/1"):
+        assert (await ada.get("/api/tasks", headers={"If-None-Match": stale})).json()
+    await create(ada)
+    assert len((await ada.get("/api/tasks", headers={"If-None-Match": etag})).json()) == 2
+
+
+async def test_an_empty_list_has_a_revision_too(ada: Person) -> None:
+    first = await ada.get("/api/tasks")
+
+    assert (first.json(), first.headers["ETag"]) == ([], 'W/"0"')
+    again = await ada.get("/api/tasks", headers={"If-None-Match": 'W/"0"'})
+    assert again.status_code == 304
+
+
+async def test_a_task_that_is_known_is_not_sent(ada: Person) -> None:
+    task = await create(ada)
+    path = f"/api/tasks/{task['id']}"
+
+    assert (await ada.get(path, headers={"If-None-Match": '"1"'})).status_code == 304
+    assert (await ada.get(path, headers={"If-None-Match": 'W/"1"'})).status_code == 304
+    assert (await ada.get(path, headers={"If-None-Match": "*"})).status_code == 304
+    assert (await ada.get(path, headers={"If-None-Match": '"2"'})).json() == task
+
+
+WRITES: list[tuple[str, str, Any]] = [
+    ("PUT", "", {"title": "Mine"}),
+    ("PATCH", "", {"title": "Mine"}),
+    ("PATCH", "", {"tags": ["mine"]}),
+    ("PATCH", "", {}),
+    ("PATCH", "/complete", None),
+    ("PATCH", "/complete", {"completed": True}),
+    ("DELETE", "", None),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), WRITES)
+async def test_a_write_that_expects_another_state_is_refused(
+    ada: Person, bob: Person, method: str, path: str, body: object
+) -> None:
+    task = await create(ada)
+    where = f"/api/tasks/{task['id']}{path}"
+
+    stale = await ada.request(method, where, json=body, headers={"If-Match": '"0", "99"'})
+    wrong = await ada.request(method, where, json=body, headers={"If-Match": "1"})
+    theirs = await bob.request(method, where, json=body, headers={"If-Match": '"1"'})
+
+    assert (stale.status_code, stale.json()["code"]) == (412, "precondition_failed")
+    assert stale.headers["ETag"] == '"1"'
+    assert wrong.json()["errors"][0]["parameter"] == "If-Match"
+    assert theirs.status_code == 404
+    assert (await ada.get(f"/api/tasks/{task['id']}")).json() == task
+    for matching in ('"1"', 'W/"1", "5"', "*"):
+        fresh = await create(ada)
+        sent = matching.replace("1", str(fresh["rev"]))
+        where = f"/api/tasks/{fresh['id']}{path}"
+        response = await ada.request(method, where, json=body, headers={"If-Match": sent})
+        assert response.is_success
+
+
+@pytest.mark.parametrize("sent", ["7", '"7', "W/7", '"7" "8"', ",", "", '"7",', '"a b"'])
+async def test_a_precondition_that_cannot_be_read_changes_nothing(ada: Person, sent: str) -> None:
+    task = await create(ada)
+    path = f"/api/tasks/{task['id']}"
+
+    response = await ada.delete(path, headers={"If-Match": sent})
+
+    assert response.status_code == 422
+    assert (await ada.get(path)).json() == task
+
+
+async def test_of_20_concurrent_conditional_updates_one_wins(ada: Person) -> None:
+    task = await create(ada)
+    path, headers = f"/api/tasks/{task['id']}", {"If-Match": '"1"'}
+
+    answers = await asyncio.gather(
+        *(ada.patch(path, json={"title": f"Task {n}"}, headers=headers) for n in range(20))
+    )
+
+    assert sorted(answer.status_code for answer in answers) == [200] + [412] * 19
+    (won,) = (answer.json() for answer in answers if answer.is_success)
+    assert (await ada.get(path)).json() == won
+    assert await revision(ada) == 2
+
+
+async def test_two_writers_who_try_again_lose_nothing(ada: Person) -> None:
+    path = f"/api/tasks/{(await create(ada, title='0'))['id']}"
+
+    async def count() -> None:
+        for _ in range(15):
+            while True:
+                task = await ada.get(path)
+                title = str(int(task.json()["title"]) + 1)
+                headers = {"If-Match": task.headers["ETag"]}
+                if (await ada.put(path, json={"title": title}, headers=headers)).is_success:
+                    break
+
+    await asyncio.gather(count(), count())
+
+    assert (await ada.get(path)).json()["title"] == "30"
+
+
+@pytest.mark.parametrize("tags", [[], ["home", "new"]])
+async def test_a_create_with_a_key_is_safe_to_repeat(ada: Person, tags: list[str]) -> None:
+    body, headers = {"title": "x", "tags": tags}, {"Idempotency-Key": '"k 1"'}
+    first = await ada.post("/api/tasks", json=body, headers=headers)
+
+    again = await ada.post("/api/tasks", json=body, headers={"Idempotency-Key": "k 1"})
+    other = await ada.post("/api/tasks", json={"title": "y"}, headers=headers)
+
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert first.json() == again.json()
+    assert first.headers["Location"] == again.headers["Location"]
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert "Idempotency-Replayed" not in first.headers
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+    assert len((await ada.get("/api/tasks")).json()) == await revision(ada) == 1
+
+
+async def test_keys_are_the_users_own(ada: Person, bob: Person) -> None:
+    headers = {"Idempotency-Key": "same"}
+    mine = await ada.post("/api/tasks", json={"title": "x"}, headers=headers)
+
+    theirs = await bob.post("/api/tasks", json={"title": "y"}, headers=headers)
+
+    assert theirs.status_code == 201
+    assert theirs.json()["id"] != mine.json()["id"]
+
+
+async def test_what_was_deleted_is_not_created_again(ada: Person) -> None:
+    headers = {"Idempotency-Key": "k"}
+    first = await ada.post("/api/tasks", json={"title": "x"}, headers=headers)
+    await ada.delete(first.headers["Location"])
+
+    again = await ada.post("/api/tasks", json={"title": "x"}, headers=headers)
+
+    assert again.json()["code"] == "task_not_found"
+    assert (await ada.get("/api/tasks")).json() == []
+
+
+@pytest.mark.parametrize("key", ["", '""', "x" * 256, "a\tb"])
+async def test_a_key_out_of_rule_is_refused(ada: Person, key: str) -> None:
+    response = await ada.post("/api/tasks", json={"title": "x"}, headers={"Idempotency-Key": key})
+
+    assert response.json()["errors"][0]["parameter"] == "Idempotency-Key"
+    assert (await ada.get("/api/tasks")).json() == []
+
+
+async def test_20_concurrent_creates_with_one_key_make_one_task(ada: Person) -> None:
+    answers = await asyncio.gather(
+        *(
+            ada.post("/api/tasks", json={"title": "x"}, headers={"Idempotency-Key": "k"})
+            for _ in range(20)
+        )
+    )
+
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert sum("Idempotency-Replayed" not in answer.headers for answer in answers) == 1
+    assert len((await ada.get("/api/tasks")).json()) == await revision(ada) == 1
+
+
+async def test_changes_tell_what_was_written_since(ada: Person) -> None:
+    kept, changed, gone = [await create(ada) for _ in range(3)]
+    since = await revision(ada)
+    assert await changes(ada, since) == {
+        "rev": since,
+        "changed": [],
+        "deleted": [],
+        "more": False,
+    }
+
+    await ada.delete(f"/api/tasks/{gone['id']}")
+    after = (await ada.patch(f"/api/tasks/{changed['id']}", json={"title": "x"})).json()
+
+    assert await changes(ada, since) == {
+        "rev": since + 2,
+        "changed": [after],
+        "deleted": [gone["id"]],
+        "more": False,
+    }
+    everything = await changes(ada, 0)
+    assert [task["id"] for task in everything["changed"]] == [kept["id"], changed["id"]]
+    assert (await changes(ada, since + 99))["rev"] == since + 2
+
+
+async def test_what_one_write_changed_is_never_split(ada: Person) -> None:
+    await asyncio.gather(*(create(ada) for _ in range(600)))
+    await ada.patch("/api/tasks?status=pending", json={"completed": True})
+    late = await create(ada)
+
+    page = await changes(ada, 0)
+    rest = await changes(ada, page["rev"])
+
+    assert (len(page["changed"]), page["more"], page["rev"]) == (600, True, 601)
+    assert (rest["changed"], rest["more"], rest["rev"]) == ([late], False, 602)
+    await ada.delete("/api/tasks?status=completed")
+    gone = await changes(ada, 602)
+    assert (len(gone["deleted"]), gone["more"]) == (600, False)
+
+
+@pytest.mark.parametrize("query", ["", "?since=", "?since=-1", "?since=x", "?since=1&since=2"])
+async def test_changes_need_to_know_since_when(ada: Person, query: str) -> None:
+    assert (await ada.get(f"/api/tasks/changes{query}")).status_code == 422
+
+
+# Live, on two workers of a real service.
+
+
+@pytest.fixture(scope="module")
+def running(database: db.Database, project: Any) -> Iterator[Service]:
+    """Run two workers."""
+    options = ("--workers", "2", "--timeout-graceful-shutdown", "5")
+    with service(project, *options, DATABASE_URL=database.url) as running:
+        yield running
+
+
+@contextlib.asynccontextmanager
+async def connected(running: Service, user_id: str) -> AsyncIterator[Person]:
+    """Make a client whose every request is a connection of its own, so that both workers serve."""
+    limits = httpx.Limits(max_keepalive_connections=0)
+    headers = {"Authorization": f"Bearer {token(sub=user_id)}"}
+    async with httpx.AsyncClient(
+        base_url=running.url, headers=headers, limits=limits, timeout=20
+    ) as person:
+        yield person
+
+
+async def events(response: httpx.Response) -> AsyncIterator[tuple[str, dict[str, Any], str | None]]:
+    """Parse Server-Sent Events: name, data, id."""
+    fields: dict[str, str] = {}
+    async for line in response.aiter_lines():
+        if line.startswith(":"):
+            continue
+        if line:
+            name, _, value = line.partition(": ")
+            fields[name] = value
+        elif fields:
+            yield fields["event"], json.loads(fields["data"]), fields.get("id")
+            fields = {}
+
+
+async def write_at_random(person: Person, until: float) -> None:
+    """Create, change, tag, move and delete tasks."""
+    while time.monotonic() < until:
+        tasks = (await person.get("/api/tasks?limit=20")).json()
+        path = f"/api/tasks/{random.choice(tasks)['id']}" if tasks else "/api/tasks/1"
+        tag = random.choice(["home", "work", "fun"])
+        calls: list[tuple[str, str, Any]] = [
+            ("POST", "/api/tasks", {"title": "x"}),
+            ("POST", "/api/tasks", {"title": "x", "tags": [tag]}),
+            ("PATCH", path, {"title": str(random.random())}),
+            ("PATCH", path, {"tags": [tag]}),
+            ("PATCH", f"{path}/complete", None),
+            ("DELETE", path, None),
+        ]
+        if random.random() < 0.05:
+            calls = [("DELETE", "/api/tasks?status=completed", None)]
+        tags = (await person.get("/api/tags")).json() if random.random() < 0.1 else []
+        if tags:
+            tag_path = f"/api/tags/{random.choice(tags)['id']}"
+            calls = [
+                ("PATCH", tag_path, {"color": f"#{random.randrange(16**6):06x}"}),
+                ("PUT", f"{path}{tag_path.removeprefix('/api')}", None),
+                ("DELETE", tag_path, None),
+            ]
+        method, where, body = random.choice(calls)
+        response = await person.request(method, where, json=body)
+        assert response.status_code in {200, 201, 204, 404}, response.text
+
+
+def take(mine: dict[int, Task], changed: list[Task], deleted: list[int]) -> None:
+    """Bring a copy of the list up to date."""
+    mine.update({task["id"]: task for task in changed})
+    for task_id in deleted:
+        mine.pop(task_id, None)
+
+
+@pytest.mark.parametrize("number", range(2))
+async def test_who_follows_the_changes_of_16_writers_has_their_list(
+    running: Service, number: int
+) -> None:
+    async with connected(running, f"follower-{number}") as person:
+        mine: dict[int, Task] = {}
+        rev = 0
+        writing = asyncio.gather(
+            *(write_at_random(person, time.monotonic() + 3) for _ in range(16))
+        )
+        while True:
+            is_last = writing.done()
+            page = await changes(person, rev)
+            assert page["rev"] >= rev
+            take(mine, page["changed"], page["deleted"])
+            rev = page["rev"]
+            if is_last and not page["more"]:
+                break
+        await writing
+        everything = (await person.get("/api/tasks?limit=500")).json()
+
+    assert {task["id"]: task for task in everything} == mine
+
+
+async def test_who_follows_the_events_has_their_list_though_the_connection_is_cut(
+    running: Service,
+) -> None:
+    mine: dict[int, Task] = {}
+    async with connected(running, "event-follower") as person:
+        writing = asyncio.gather(*(write_at_random(person, time.monotonic() + 4) for _ in range(8)))
+        last = "0"
+        pending: list[tuple[str, dict[str, Any]]] = []
+        while True:
+            final = await revision(person) if writing.done() else None
+            if final is not None and int(last) >= final:
+                break
+            headers = {"Last-Event-ID": last}
+            cut_at = random.randrange(1, 40)
+            pending = []
+            async with person.stream("GET", "/api/tasks/events", headers=headers) as response:
+                seen = 0
+                async for name, data, event_id in events(response):
+                    pending.append((name, data))
+                    if event_id is not None:
+                        for kind, each in pending:
+                            if kind == "task":
+                                take(mine, [each], [])
+                            elif kind == "deleted":
+                                take(mine, [], [each["id"]])
+                        pending, last = [], event_id
+                    seen += 1
+                    if seen >= cut_at or (final is not None and int(last) >= final):
+                        break
+        await writing
+        everything = (await person.get("/api/tasks?limit=500")).json()
+
+    assert {task["id"]: task for task in everything} == mine
+
+
+async def test_an_event_reaches_readers_on_both_workers_at_once(running: Service) -> None:
+    async with connected(running, "reader") as person, contextlib.AsyncExitStack() as stack:
+        streams = []
+        for _ in range(6):
+            response = await stack.enter_async_context(person.stream("GET", "/api/tasks/events"))
+            streams.append(events(response))
+            assert (await anext(streams[-1]))[0] == "ready"
+        delays = []
+        for _ in range(10):
+            started = time.monotonic()
+            task = await create(person)
+            for each in streams:
+                name, data, event_id = await anext(each)
+                assert (name, data, event_id) == ("task", task, str(task["rev"]))
+            delays.append(time.monotonic() - started)
+
+    assert sorted(delays)[5] < 0.1
+
+
+async def test_a_stream_begins_where_it_is_told(running: Service) -> None:
+    async with connected(running, "resumer") as person:
+        tasks = [await create(person) for _ in range(3)]
+        await person.delete(f"/api/tasks/{tasks[1]['id']}")
+        for where, headers in (
+            ("?since=1", {}),
+            ("", {"Last-Event-ID": "1"}),
+            ("?since=0", {"Last-Event-ID": "1"}),
+        ):
+            async with person.stream(
+                "GET", f"/api/tasks/events{where}", headers=headers
+            ) as response:
+                assert response.headers["Content-Type"].startswith("text/event-stream")
+                found = events(response)
+                assert await anext(found) == ("ready", {"rev": 1}, "1")
+                assert await anext(found) == ("task", tasks[2], "3")
+                assert await anext(found) == ("deleted", {"id": tasks[1]["id"]}, "4")
+        wrong = await person.get("/api/tasks/events", headers={"Last-Event-ID": "x"})
+        assert wrong.json()["errors"][0]["parameter"] == "Last-Event-ID"
+
+
+async def test_of_several_events_of_one_write_the_last_carries_the_revision(
+    running: Service,
+) -> None:
+    async with connected(running, "bulk") as person:
+        for _ in range(3):
+            await create(person)
+        await person.delete("/api/tasks?status=pending")
+        async with person.stream("GET", "/api/tasks/events?since=3") as response:
+            found = events(response)
+            ids = [(await anext(found))[2] for _ in range(4)]
+
+    assert ids == ["3", None, None, "4"]
+
+
+async def test_100_idle_streams_leave_the_pool_free_and_end_with_their_token(
+    running: Service,
+) -> None:
+    brief = {"Authorization": f"Bearer {token(sub='many', exp=timedelta(seconds=-6))}"}
+    async with connected(running, "many") as person, contextlib.AsyncExitStack() as stack:
+        streams = [
+            await stack.enter_async_context(
+                person.stream("GET", "/api/tasks/events", headers=brief)
+            )
+            for _ in range(100)
+        ]
+        started = time.monotonic()
+        answers = await asyncio.gather(*(person.get("/api/tasks") for _ in range(20)))
+        assert {answer.status_code for answer in answers} == {200}
+        ended = await asyncio.gather(*(stream.aread() for stream in streams))
+        assert time.monotonic() - started < 10
+
+    assert all(text.startswith(b"event: ready") for text in ended)
+
+
+async def test_a_stream_ends_when_its_token_is_revoked(running: Service) -> None:
+    async with (
+        connected(running, "leaver") as person,
+        person.stream("GET", "/api/tasks/events") as response,
+    ):
+        assert (await person.post("/api/v1/auth/logout")).status_code == 204
+        started = time.monotonic()
+        await response.aread()
+
+    assert time.monotonic() - started < 3
+
+
+def test_streams_do_not_hold_up_the_shutdown(database: db.Database, project: Any) -> None:
+    with service(project, DATABASE_URL=database.url) as running:
+        headers = {"Authorization": f"Bearer {token(sub='stopper')}"}
+        with httpx.stream("GET", f"{running.url}/api/tasks/events", headers=headers) as response:
+            lines = response.iter_lines()
+            assert next(lines) == "event: ready"
+            started = time.monotonic()
+            running.process.terminate()
+            list(lines)
+        running.process.wait(10)
+
+    assert time.monotonic() - started < 3
+    assert "Traceback" not in running.printed()
+
+
+async def test_through_a_pooler_it_looks_every_second(
+    configured: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "TICK_SECONDS", 0.05)
+    polled = live.Live(configured.model_copy(update={"database_pooler": True}), "")
+    async with polled.kept_up():
+        with polled.waiter("ada") as waiter, polled.waiter("ada"):
+            for _ in range(3):
+                await asyncio.wait_for(waiter.wait(), 1)
+                waiter.clear()
+
+
+async def test_a_slow_reader_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "SLOW_SECONDS", 0.05)
+
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x"
+
+    async def send(message: Any) -> None:
+        if message.get("body"):
+            await asyncio.sleep(3600)
+
+    async def receive() -> dict[str, str]:
+        await asyncio.sleep(3600)
+        return {"type": "http.disconnect"}
+
+    response = live.EventStream(endless())
+    await asyncio.wait_for(response({"type": "http"}, receive, send), 1)
+
+
+async def test_an_idle_stream_is_kept_alive_and_outlives_a_database_that_fails(
+    ada: Person,
+    app: Any,
+    ada_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+    connect_once: Callable[..., Any],
+) -> None:
+    monkeypatch.setattr(live, "SILENCE_SECONDS", 0.1)
+    monkeypatch.setattr(live, "TICK_SECONDS", 0.02)
+    claims = app.state.verifier.claims(token(sub=ada_id))
+    found = live.stream(app.state.live, app.state.revocations, claims, 0)
+    assert b"ready" in await anext(found)
+    assert (await asyncio.wait_for(anext(found), 1)).startswith(b":")
+    pool, db._pool = db._pool, None  # noqa: SLF001
+    assert (await asyncio.wait_for(anext(found), 1)).startswith(b":")
+    db._pool = pool  # noqa: SLF001
+    task = await create(ada)
+    parts = [await asyncio.wait_for(anext(found), 1) for _ in range(3)]
+    assert any(f'"id":{task["id"]}'.encode() in part for part in parts)
+    await found.aclose()
