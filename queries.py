@@ -1,7 +1,7 @@
 """Every SQL statement, each naming its owner: the one file to audit for isolation."""
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
 from typing import Any, cast
 
@@ -170,7 +170,7 @@ def list_tasks(status: Status) -> Statement[Listed]:
     """
     tasks = (
         select(*_TASK)
-        .where(_MINE, *_with_status(status), not_(_REV == any_(_KNOWN_REVS)))
+        .where(_MINE, *_with_status(status), not_(any_(_KNOWN_REVS) == _REV))
         .order_by(col(Task.created_at).desc(), col(Task.id).desc())
         .limit(bindparam("limit", type_=BigInteger, required=True))
         .correlate(User)
@@ -244,7 +244,7 @@ def _tagged(write: Insert | Update) -> Select[Any]:
     return select(*columns).add_cte(linked, unlinked)
 
 
-_KEY_LIFETIME = literal_column("interval '1 day'")
+_KEY_LIFETIME: ColumnElement[timedelta] = literal_column("interval '1 day'")
 _KEY = bindparam("key", type_=Text, required=True)
 _SEQUENCE = func.pg_get_serial_sequence(literal_column("'tasks'"), literal_column("'id'"))
 _fresh = (
@@ -425,7 +425,8 @@ CREATE_TAG = Statement(
     TagRead,
 )
 
-_TARGET_TAG = _target(Tag, col(Tag.id) == TAG_ID)
+_TARGET_TAG = _bump(_target(Tag, col(Tag.id) == TAG_ID))
+_FOUND_TAG = _THIS_TAG & exists(select(_TARGET_TAG.c.rev))
 _touched = (
     update(Task)
     .where(
@@ -434,7 +435,7 @@ _touched = (
             select(col(Link.task_id)).where(col(Link.user_id) == OWNER, col(Link.tag_id) == TAG_ID)
         ),
     )
-    .values(rev=_bump(_TARGET_TAG).c.rev)
+    .values(rev=_TARGET_TAG.c.rev)
     .cte("touched")
 )
 """Whoever shows a task shows its tags."""
@@ -443,12 +444,12 @@ _touched = (
 @cache
 def update_tag(members: frozenset[str]) -> Statement[TagRead]:
     """`owner`, `tag_id` and the named members: change these and no other."""
-    change = update(Tag).where(_THIS_TAG).values(_given(Tag, members))
+    change = update(Tag).where(_FOUND_TAG).values(_given(Tag, members))
     return Statement(change.returning(*_TAG).add_cte(_touched), TagRead, is_serial=True)
 
 
 DELETE_TAG = Statement(
-    delete(Tag).where(_THIS_TAG).returning(col(Tag.id)).add_cte(_touched),
+    delete(Tag).where(_FOUND_TAG).returning(col(Tag.id)).add_cte(_touched),
     dict[str, int],
     is_serial=True,
 )

@@ -5,7 +5,7 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -595,7 +595,6 @@ async def test_an_idle_stream_is_kept_alive_and_outlives_a_database_that_fails(
     app: Any,
     ada_id: str,
     monkeypatch: pytest.MonkeyPatch,
-    connect_once: Callable[..., Any],
 ) -> None:
     monkeypatch.setattr(live, "SILENCE_SECONDS", 0.1)
     monkeypatch.setattr(live, "TICK_SECONDS", 0.02)
@@ -609,4 +608,3 @@ async def test_an_idle_stream_is_kept_alive_and_outlives_a_database_that_fails(
     task = await create(ada)
     parts = [await asyncio.wait_for(anext(found), 1) for _ in range(3)]
     assert any(f'"id":{task["id"]}'.encode() in part for part in parts)
-    await found.aclose()
