@@ -21,7 +21,7 @@ from passwords import Passwords
 from revocations import Revocations
 from routes import auth, health, pages, tags, tasks
 from schemas import Problem
-from security import Issued, Issuer, Verifier
+from security import Cursors, Issued, Issuer, Verifier
 
 DESCRIPTION = """
 Tasks for the user whom the token names, and nobody else's.
@@ -39,7 +39,7 @@ a person, `code` is stable and for programs, `request_id` finds the request in t
 """
 
 EXPOSED_HEADERS = [
-    *("Location", "Retry-After", "RateLimit", "RateLimit-Policy"),
+    *("Location", "Link", "Retry-After", "RateLimit", "RateLimit-Policy"),
     *("WWW-Authenticate", "X-Request-ID"),
 ]
 
@@ -103,6 +103,7 @@ def create_app(configured: settings.Settings) -> FastAPI:
             app.state.settings = configured
             app.state.rate_limits = RateLimits(configured)
             app.state.issuer = Issuer(database.secret, configured.access_token_seconds)
+            app.state.cursors = Cursors(database.secret)
             app.state.verifier = Verifier(
                 database.secret,
                 shared=Issued(configured.jwt_issuer, configured.jwt_audience),

@@ -1,14 +1,18 @@
 """The tasks of the user whom the token names."""
 
-from typing import Annotated, Any
+import re
+from typing import Annotated, Any, get_args
 
 from fastapi import APIRouter, Query, Response
 
 import queries
 from db import Statement
-from dependencies import Route, TagId, TaskId, UserId
+from dependencies import Route, TagId, TaskId, TaskPaging, UserId
 from errors import Problem, answers, header
+from models import Priority
 from schemas import (
+    FIRST_MOMENT,
+    LAST_MOMENT,
     BulkFilter,
     Completion,
     Deleted,
@@ -31,10 +35,21 @@ router = APIRouter(
     ),
 )
 
+PRIORITIES = get_args(Priority)
 NOT_FOUND = answers("task_not_found")
 NO_LINK = answers("task_not_found", "tag_not_found")
 CREATED: dict[int | str, dict[str, Any]] = {
     201: {"headers": header("Location", "The path of the task.", type="string")}
+}
+LISTED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "headers": header(
+            "Link",
+            'While there are more: `<path and query of the next page>; rel="next"` (RFC 8288).',
+            required=False,
+            type="string",
+        )
+    }
 }
 BODY = answers("request_timeout", "body_too_large", "unsupported_media_type")
 ATTEMPTS = 20
@@ -48,10 +63,16 @@ def found(task: TaskRead | None) -> TaskRead:
     return task
 
 
-@router.get("")
-async def list_tasks(user_id: UserId, query: Annotated[TaskFilter, Query()]) -> list[TaskRead]:
-    """List your tasks, newest first."""
-    return await queries.list_tasks(query.status).all(owner=user_id, limit=query.limit)
+@router.get("", responses=LISTED)
+async def list_tasks(
+    user_id: UserId, query: Annotated[TaskFilter, Query()], paging: TaskPaging
+) -> list[TaskRead]:
+    """List your tasks, newest first. `Link` leads to the next page, while there is one."""
+    start = paging.start(user_id, query)
+    statement = queries.list_tasks(_shape(query))
+    # One more than asked for, to know whether there are more.
+    values = _filter(query) | start | {"limit": query.limit + 1}
+    return paging.end(user_id, query, await statement.all(owner=user_id, **values))
 
 
 @router.get("/{task_id}", responses=NOT_FOUND)
@@ -123,6 +144,27 @@ async def complete_tasks(
 async def delete_tasks(user_id: UserId, query: Annotated[BulkFilter, Query()]) -> Deleted:
     """Delete many tasks at once: "clear completed" with `status=completed`."""
     return await queries.delete_tasks(query.status).one(owner=user_id)
+
+
+def _shape(query: TaskFilter) -> queries.Shape:
+    return queries.Shape(
+        status=query.status,
+        tagged=bool(query.tag),
+        searched=query.search is not None,
+        due=query.due_after is not None or query.due_before is not None,
+        sort=query.sort,
+        continued=query.cursor is not None,
+    )
+
+
+def _filter(query: TaskFilter) -> dict[str, Any]:
+    return {
+        "priorities": [query.priority] if query.priority else PRIORITIES,
+        "tag_keys": list({folded(name) for name in query.tag}),
+        "pattern": "%" + re.sub(r"([%_\\])", r"\\\1", query.search or "") + "%",
+        "due_after": query.due_after or FIRST_MOMENT,
+        "due_before": query.due_before or LAST_MOMENT,
+    }
 
 
 async def _change(user_id: str, task_id: int, change: TaskPatch | Completion) -> TaskRead:

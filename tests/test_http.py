@@ -7,7 +7,7 @@ import pytest
 from tests.conftest import ORIGIN, Person
 
 EXPOSED = [
-    *("Location", "Retry-After", "RateLimit", "RateLimit-Policy"),
+    *("Location", "Link", "Retry-After", "RateLimit", "RateLimit-Policy"),
     *("WWW-Authenticate", "X-Request-ID"),
 ]
 

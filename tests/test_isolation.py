@@ -1,16 +1,17 @@
 """No user ever sees, changes or learns of another's row."""
 
+import itertools
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
 
 import db
 import queries
-from schemas import BulkStatus, Status
+from schemas import BulkStatus, Sort, Status
 from tests.conftest import Person, token
 from tests.test_tags import create_tag
 from tests.test_tasks import create, list_ids
@@ -163,7 +164,10 @@ PROVEN = {
 
 
 SHAPES: dict[str, Iterable[Any]] = {
-    "list_tasks": Status,
+    "list_tasks": itertools.starmap(
+        queries.Shape,
+        itertools.product(Status, *[(True, False)] * 3, get_args(Sort), (True, False)),
+    ),
     "update_task": [frozenset({"title"}), frozenset({"tags"}), frozenset({"title", "tags"})],
     "update_tag": [frozenset({"color"}), frozenset({"name", "name_key"})],
     "complete_tasks": BulkStatus,
@@ -187,7 +191,7 @@ def test_every_statement_names_its_owner() -> None:
     assert makers.keys() == SHAPES.keys()
     statements += [maker(shape) for name, maker in makers.items() for shape in SHAPES[name]]
 
-    assert len(statements) >= 14
+    assert len(statements) >= 500
     for statement in statements:
         bound = _owner_parameters(statement.sql)
         assert {statement.names[number - 1] for number in bound} == {"owner"}, statement.sql
