@@ -243,9 +243,9 @@ def json_pointer(path: Iterable[str | int]) -> str:
     return "#" + "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)
 
 
-def header(name: str, description: str, **schema: str) -> dict[str, Any]:
+def header(name: str, description: str, *, required: bool = True, **schema: str) -> dict[str, Any]:
     """Describe a header of an answer, for the OpenAPI document."""
-    return {name: {"description": description, "schema": schema}}
+    return {name: {"description": description, "required": required, "schema": schema}}
 
 
 _HEADERS = {

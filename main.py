@@ -22,7 +22,7 @@ from passwords import Passwords
 from revocations import Revocations
 from routes import auth, health, pages, tags, tasks
 from schemas import Problem
-from security import Issued, Issuer, Verifier
+from security import Cursors, Issued, Issuer, Verifier
 
 DESCRIPTION = """
 Tasks for the user whom the token names, and nobody else's.
@@ -40,7 +40,8 @@ a person, `code` is stable and for programs, `request_id` finds the request in t
 """
 
 EXPOSED_HEADERS = [
-    *("ETag", "Location", "Retry-After", "RateLimit", "RateLimit-Policy", "Idempotency-Replayed"),
+    *("ETag", "Location", "Link", "Retry-After", "RateLimit", "RateLimit-Policy"),
+    "Idempotency-Replayed",
     *("WWW-Authenticate", "X-Request-ID"),
 ]
 
@@ -104,6 +105,7 @@ def create_app(configured: settings.Settings) -> FastAPI:
             app.state.settings = configured
             app.state.rate_limits = RateLimits(configured)
             app.state.issuer = Issuer(database.secret, configured.access_token_seconds)
+            app.state.cursors = Cursors(database.secret)
             app.state.verifier = Verifier(
                 database.secret,
                 shared=Issued(configured.jwt_issuer, configured.jwt_audience),

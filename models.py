@@ -6,26 +6,39 @@ from typing import Literal
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
+    ColumnElement,
     ForeignKeyConstraint,
     Identity,
     Index,
     LargeBinary,
+    SQLColumnExpression,
     Text,
     UniqueConstraint,
     func,
+    literal_column,
     text,
 )
 from sqlmodel import Field, SQLModel
 
 Priority = Literal["low", "medium", "high"]
 
-RANK = "array_position(ARRAY['low', 'medium', 'high'], priority)"
-DUE_OR_LAST = "coalesce(due_date, 'infinity'::timestamptz)"
-DUE_OR_FIRST = "coalesce(due_date, '-infinity'::timestamptz)"
-"""What tasks are sorted by, written once, because an index serves no other spelling.
 
-Of the moments that a missing due date stands for, one sorts last ascending and one descending.
-"""
+# What tasks are sorted by is written once, because an index serves no other spelling of it.
+
+
+def rank(priority: SQLColumnExpression[str]) -> ColumnElement[int]:
+    """Order priorities from low to high."""
+    return func.array_position(literal_column("ARRAY['low', 'medium', 'high']"), priority)
+
+
+def due_or_last(due: SQLColumnExpression[datetime | None]) -> ColumnElement[datetime]:
+    """Let tasks without a due date come last."""
+    return func.coalesce(due, literal_column("'infinity'::timestamptz"))
+
+
+def due_or_first(due: SQLColumnExpression[datetime | None]) -> ColumnElement[datetime]:
+    """Let tasks without a due date come first, which is last in descending order."""
+    return func.coalesce(due, literal_column("'-infinity'::timestamptz"))
 
 
 class User(SQLModel, table=True):
@@ -62,10 +75,10 @@ class Task(SQLModel, table=True):
         Index("tasks_by_completed", "user_id", "completed", "created_at", "id"),
         Index("tasks_by_rev", "user_id", "rev"),
         Index("tasks_by_updated", "user_id", "updated_at", "id"),
-        Index("tasks_by_title", "user_id", text("lower(title)"), "id"),
-        Index("tasks_by_priority", "user_id", text(RANK), "id"),
-        Index("tasks_by_due", "user_id", text(DUE_OR_LAST), "id"),
-        Index("tasks_by_due_descending", "user_id", text(DUE_OR_FIRST), "id"),
+        Index("tasks_by_title", "user_id", func.lower(literal_column("title")), "id"),
+        Index("tasks_by_priority", "user_id", rank(literal_column("priority")), "id"),
+        Index("tasks_by_due", "user_id", due_or_last(literal_column("due_date")), "id"),
+        Index("tasks_by_due_descending", "user_id", due_or_first(literal_column("due_date")), "id"),
         Index(
             "tasks_by_words",
             *("user_id", "title", "description"),

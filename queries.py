@@ -1,9 +1,9 @@
 """Every SQL statement, each naming its owner: the one file to audit for isolation."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from functools import cache
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ARRAY,
@@ -13,6 +13,7 @@ from sqlalchemy import (
     Boolean,
     ColumnElement,
     CompoundSelect,
+    DateTime,
     Delete,
     FromClause,
     Interval,
@@ -25,6 +26,7 @@ from sqlalchemy import (
     any_,
     bindparam,
     case,
+    cast,
     delete,
     exists,
     func,
@@ -32,6 +34,7 @@ from sqlalchemy import (
     not_,
     select,
     true,
+    tuple_,
     union_all,
     update,
 )
@@ -40,10 +43,23 @@ from sqlmodel import col
 from typing_extensions import TypedDict
 
 from db import Statement
-from models import Deletion, IdempotencyKey, Link, Revocation, Session, Tag, Task, User
+from models import (
+    Deletion,
+    IdempotencyKey,
+    Link,
+    Revocation,
+    Session,
+    Tag,
+    Task,
+    User,
+    due_or_first,
+    due_or_last,
+    rank,
+)
 from schemas import (
     BulkStatus,
     Deleted,
+    Sort,
     Status,
     TagCreate,
     TagRead,
@@ -156,6 +172,54 @@ def _bump(target: CTE) -> CTE:
     )
 
 
+class Shape(NamedTuple):
+    """What of a list's query changes its statement; the rest are values."""
+
+    status: Status
+    tagged: bool
+    searched: bool
+    due: bool
+    sort: Sort
+    continued: bool
+
+
+_PATTERN = bindparam("pattern", type_=Text, required=True)
+_AFTER = bindparam("after", type_=Text, required=True)
+_AFTER_ID = bindparam("after_id", type_=BigInteger, required=True)
+_PRIORITIES = bindparam("priorities", type_=ARRAY(Text), required=True)
+_DUE_AFTER = bindparam("due_after", type_=DateTime(timezone=True), required=True)
+_DUE_BEFORE = bindparam("due_before", type_=DateTime(timezone=True), required=True)
+
+_WITH_THE_TEXT = col(Task.title).ilike(_PATTERN) | col(Task.description).ilike(_PATTERN)
+_WITH_THE_TAGS = col(Task.id).in_(
+    select(col(Link.task_id))
+    .join(Tag, (col(Tag.user_id) == OWNER) & (col(Tag.id) == col(Link.tag_id)))
+    .where(col(Link.user_id) == OWNER, col(Tag.name_key) == any_(_TAG_KEYS))
+    .group_by(col(Link.task_id))
+    .having(func.count() == func.cardinality(_TAG_KEYS))
+)
+
+
+_Key = Callable[[SQLColumnExpression[Any]], SQLColumnExpression[Any]]
+
+
+def _itself(value: SQLColumnExpression[Any]) -> SQLColumnExpression[Any]:
+    return value
+
+
+def _order(sort: Sort) -> tuple[Any, _Key]:
+    """Give a column and what makes it the key that is sorted by."""
+    columns: dict[str, tuple[Any, _Key]] = {
+        "created": (Task.created_at, _itself),
+        "updated": (Task.updated_at, _itself),
+        "title": (Task.title, func.lower),
+        "priority": (Task.priority, rank),
+        "due_date": (Task.due_date, due_or_first if sort.startswith("-") else due_or_last),
+    }
+    column, key = columns[sort.removeprefix("-")]
+    return col(column), key
+
+
 class Listed(TaskRead):
     """A task of a list, and its owner's revision."""
 
@@ -163,15 +227,36 @@ class Listed(TaskRead):
 
 
 @cache
-def list_tasks(status: Status) -> Statement[Listed]:
-    """`owner`, `limit`, `known`: the owner's tasks, newest first, each with the owner's revision.
+def list_tasks(shape: Shape) -> Statement[Listed]:
+    """`owner`, `limit`, `known`, `priorities` and what the shape needs: the tasks that are meant.
 
-    One row without a task where there is none, or where the revision is known.
+    Each with the owner's revision, and one row without a task where there is none, or where the
+    revision is known.
+
+    `tag_keys` of a shape that is tagged, `pattern` of one that is searched, `due_after` and
+    `due_before` of one that is due, `after` and `after_id` of one that is continued: the member
+    that is sorted by, as text, and the id, of the task after which to go on.
     """
+    column, key = _order(shape.sort)
+    place = tuple_(key(column), col(Task.id))
+    after = tuple_(key(cast(_AFTER, column.type)), _AFTER_ID)
+    descending = shape.sort.startswith("-")
+    # One of the two that an index is for, and the one that is sorted by, if any is. A task without
+    # a due date is out of every range of it, as infinity is before and after nothing.
+    due = (due_or_first if descending else due_or_last)(col(Task.due_date))
+    filters = [
+        (shape.tagged, _WITH_THE_TAGS),
+        (shape.searched, _WITH_THE_TEXT),
+        (shape.due, (due > _DUE_AFTER) & (due < _DUE_BEFORE)),
+        (shape.continued, place < after if descending else place > after),
+    ]
+    meant = [condition for wanted, condition in filters if wanted]
+    known = any_(_KNOWN_REVS) == _REV
     tasks = (
         select(*_TASK)
-        .where(_MINE, *_with_status(status), not_(any_(_KNOWN_REVS) == _REV))
-        .order_by(col(Task.created_at).desc(), col(Task.id).desc())
+        .where(_MINE, *_with_status(shape.status), col(Task.priority) == any_(_PRIORITIES))
+        .where(not_(known), *meant)
+        .order_by(*(part.desc() if descending else part for part in (key(column), col(Task.id))))
         .limit(bindparam("limit", type_=BigInteger, required=True))
         .correlate(User)
         .lateral("found")
@@ -459,7 +544,7 @@ FIND_REVISION = Statement(select(_REV.label("rev")).select_from(_OWNERS_ROW), di
 
 def task_of(row: TaskRead) -> TaskRead:
     """Take a task out of a row that holds more."""
-    return cast("TaskRead", {name: row[name] for name in _MEMBERS})  # type: ignore[literal-required]
+    return {name: row[name] for name in _MEMBERS}  # type: ignore[literal-required, return-value]
 
 
 class Change(TaskRead):

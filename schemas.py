@@ -31,7 +31,10 @@ from models import Priority
 MAX_ID = 2**63 - 1
 
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
-_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+FIRST_MOMENT = datetime.min.replace(tzinfo=UTC)
+LAST_MOMENT = datetime.max.replace(tzinfo=UTC)
+"""What the database's driver takes for minus and plus infinity."""
+
 _READ_ONLY = frozenset({"id", "user_id", "created_at", "updated_at", "rev"})
 
 
@@ -64,8 +67,7 @@ def _rfc3339(value: object) -> object:
 def _utc(moment: datetime) -> datetime:
     with contextlib.suppress(OverflowError):
         moment = moment.astimezone(UTC)
-        # asyncpg takes the first and the last moment for minus and plus infinity.
-        if _FIRST < moment < _LAST:
+        if FIRST_MOMENT < moment < LAST_MOMENT:
             return moment
     raise ValueError("is out of range in UTC")
 
@@ -107,6 +109,9 @@ Title = Annotated[
     AfterValidator(_no_nul),
 ]
 Description = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_no_nul)]
+SearchText = Annotated[
+    str, StringConstraints(min_length=1, max_length=200), AfterValidator(_no_nul)
+]
 Timestamp = Annotated[AwareDatetime, BeforeValidator(_rfc3339), AfterValidator(_utc)]
 Email = Annotated[
     str,
@@ -344,13 +349,64 @@ class BulkStatus(StrEnum):
     all = "all"
 
 
+Sort = Literal[
+    "created",
+    "-created",
+    "updated",
+    "-updated",
+    "title",
+    "-title",
+    "due_date",
+    "-due_date",
+    "priority",
+    "-priority",
+]
+"""What tasks are sorted by; in descending order with `-` in front."""
+
+
 class TaskFilter(BaseModel):
     """The query of the list; a parameter that is not here is refused."""
 
     model_config = ConfigDict(extra="forbid")
 
     status: Status = Field(Status.all, description="Only tasks that are pending, or completed.")
+    priority: Priority | None = Field(
+        None, description="Only tasks of this priority.", examples=["high"]
+    )
+    tag: list[TagName] = Field(
+        [],
+        max_length=20,
+        description="Only tasks with the tag of this name; repeated: with all of them.",
+        examples=[["home"]],
+    )
+    search: SearchText | None = Field(
+        None,
+        description=(
+            "Only tasks with this text in the title or the description, whatever its case. "
+            "It is taken literally."
+        ),
+        examples=["milk"],
+    )
+    due_before: Timestamp | None = Field(
+        None, description="Only tasks that are due before.", examples=["2026-12-01T00:00:00Z"]
+    )
+    due_after: Timestamp | None = Field(
+        None, description="Only tasks that are due after.", examples=["2026-11-20T00:00:00Z"]
+    )
+    sort: Sort = Field(
+        "-created",
+        description=(
+            "The order; `-` in front reverses it. Tasks without a due date come last either way, "
+            "`priority` goes from low to high, and what is equal goes by id."
+        ),
+    )
     limit: Digits = Field(500, ge=1, le=500, description="How many at most.")
+    cursor: str | None = Field(
+        None,
+        max_length=4096,
+        description="Where to go on, from the `Link` of an answer to the same query.",
+        examples=["q83vEjRWeJCrze8SNFZ4kFsiMjAyNi0xMS0yMFQxMDowMDowMCswMDowMCIsMV0"],
+    )
 
 
 class ChangesFilter(BaseModel):

@@ -5,6 +5,7 @@ import math
 import re
 import secrets
 import time
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
@@ -15,6 +16,7 @@ import jwt
 LEEWAY_SECONDS = 10
 MAX_USER_ID_LENGTH = 255
 CACHED_TOKENS = 4096
+CURSOR_MAC_BYTES = 16
 _COMPACT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 
 ISSUER = "todo-api"
@@ -299,6 +301,34 @@ class Issuer:
 
     def _mac(self, session: str, counter: int) -> str:
         return hmac.digest(self._refresh_key, f"{session}.{counter}".encode(), "sha256").hex()
+
+
+class InvalidCursor(Exception):
+    """The cursor was not made here, or for another user or query."""
+
+
+class Cursors:
+    """Signs places in lists, so that each is good for one user and one query only."""
+
+    def __init__(self, secret: str) -> None:
+        self._key = _derived(secret, "cursor")
+
+    def cursor(self, place: bytes, context: bytes) -> str:
+        """Make the cursor of a place."""
+        mac = hmac.digest(self._key, sha256(context).digest() + place, "sha256")
+        return urlsafe_b64encode(mac[:CURSOR_MAC_BYTES] + place).rstrip(b"=").decode()
+
+    def place(self, cursor: str, context: bytes) -> bytes:
+        """Return the place of a cursor that was made here. Raises `InvalidCursor`."""
+        try:
+            decoded = urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4))
+        except ValueError as error:
+            raise InvalidCursor from error
+        place = decoded[CURSOR_MAC_BYTES:]
+        # The whole is compared, because what is not base64url might be passed over in decoding.
+        if not hmac.compare_digest(cursor.encode(), self.cursor(place, context).encode()):
+            raise InvalidCursor
+        return place
 
 
 def _derived(secret: str, purpose: str) -> bytes:

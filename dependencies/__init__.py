@@ -2,6 +2,7 @@
 
 from dependencies.accounts import MyAccounts, check_origin
 from dependencies.identity import CurrentUser, UserId, verify_jwt
+from dependencies.paging import TaskPaging
 from dependencies.parameters import TagId, TaskId
 from dependencies.preconditions import IdempotencyKey, IfMatch, IfNoneMatch, LastEventId
 from dependencies.rate_limits import SignInLimit
@@ -18,6 +19,7 @@ __all__ = [
     "SignInLimit",
     "TagId",
     "TaskId",
+    "TaskPaging",
     "UserId",
     "check_origin",
     "verify_jwt",

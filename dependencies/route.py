@@ -3,8 +3,9 @@
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from http import HTTPStatus
-from typing import Any
+from typing import Any, get_origin
 from urllib.parse import parse_qsl
 
 import orjson
@@ -154,14 +155,27 @@ async def _arguments(
 
 
 def _query(request: Request, field: ModelField) -> tuple[Any, list[Any]]:
-    """Read the query into its model. Of a name given twice, neither value would be right."""
+    """Read the query into its model. Of a name given twice, neither value would be right.
+
+    But where the model has a list, each is one of its items.
+    """
     given = parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
-    values = dict(given)
+    values: dict[str, Any] = dict(given)
+    lists = _lists(field)
     if len(values) < len(given):
         counts = Counter(name for name, _ in given)
-        repeated = (name for name in counts if counts[name] > 1)
-        return None, [{"type": "repeated", "loc": ("query", name)} for name in repeated]
+        if repeated := [name for name in counts if counts[name] > 1 and name not in lists]:
+            return None, [{"type": "repeated", "loc": ("query", name)} for name in repeated]
+    for name in lists & values.keys():
+        values[name] = [value for given_name, value in given if given_name == name]
     return field.validate(values, loc=("query",))
+
+
+@cache
+def _lists(query: ModelField) -> frozenset[str]:
+    model: Any = query.field_info.annotation
+    fields = model.model_fields.items()
+    return frozenset(name for name, field in fields if get_origin(field.annotation) is list)
 
 
 async def _read(request: Request, subtype: str) -> bytes:

@@ -1,7 +1,8 @@
 """The tasks of the user whom the token names."""
 
+import re
 from hashlib import sha256
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
@@ -16,11 +17,15 @@ from dependencies import (
     Route,
     TagId,
     TaskId,
+    TaskPaging,
     UserId,
 )
 from errors import Problem, answers, header
 from live import EventStream, read_changes, stream
+from models import Priority
 from schemas import (
+    FIRST_MOMENT,
+    LAST_MOMENT,
     BulkFilter,
     ChangesFilter,
     ChangesRead,
@@ -46,6 +51,7 @@ router = APIRouter(
     ),
 )
 
+PRIORITIES = get_args(Priority)
 NOT_FOUND = answers("task_not_found")
 CHANGED = answers("task_not_found", "precondition_failed")
 NO_LINK = answers("task_not_found", "tag_not_found")
@@ -58,7 +64,15 @@ CREATED: Answers = {
 }
 REUSED = answers("task_not_found", "idempotency_key_reused", "validation_error")
 LISTED: Answers = {
-    200: {"headers": header("ETag", "The user's revision, weak.", type="string")},
+    200: {
+        "headers": header("ETag", "The user's revision, weak.", type="string")
+        | header(
+            "Link",
+            'While there are more: `<path and query of the next page>; rel="next"` (RFC 8288).',
+            required=False,
+            type="string",
+        )
+    },
     304: {"description": "Nothing has changed since."},
 }
 EVENTS: Answers = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
@@ -75,18 +89,23 @@ def found(task: TaskRead | None) -> TaskRead:
 
 
 @router.get("", responses=LISTED)
-async def list_tasks(
+async def list_tasks(  # noqa: PLR0913, PLR0917  (what it depends on)
     user_id: UserId,
+    query: Annotated[TaskFilter, Query()],
+    paging: TaskPaging,
     known: IfNoneMatch,
     request: Request,
     response: Response,
-    query: Annotated[TaskFilter, Query()],
 ) -> list[TaskRead]:
-    """List your tasks, newest first."""
-    rows = await queries.list_tasks(query.status).all(owner=user_id, limit=query.limit, known=known)
+    """List your tasks, newest first. `Link` leads to the next page, while there is one."""
+    start = paging.start(user_id, query)
+    # One more than asked for, to know whether there are more.
+    values = _filter(query) | start | {"limit": query.limit + 1, "known": known}
+    rows = await queries.list_tasks(_shape(query)).all(owner=user_id, **values)
     rev = rows[0]["owner_rev"]
     _offer(request, response, f'W/"{rev}"', is_known=known is None or rev in known)
-    return [queries.task_of(row) for row in rows if row["id"] is not None]
+    tasks = [queries.task_of(row) for row in rows if row["id"] is not None]
+    return paging.end(user_id, query, tasks)
 
 
 @router.get("/changes")
@@ -206,6 +225,27 @@ async def complete_tasks(
 async def delete_tasks(user_id: UserId, query: Annotated[BulkFilter, Query()]) -> Deleted:
     """Delete many tasks at once: "clear completed" with `status=completed`."""
     return await queries.delete_tasks(query.status).one(owner=user_id)
+
+
+def _shape(query: TaskFilter) -> queries.Shape:
+    return queries.Shape(
+        status=query.status,
+        tagged=bool(query.tag),
+        searched=query.search is not None,
+        due=query.due_after is not None or query.due_before is not None,
+        sort=query.sort,
+        continued=query.cursor is not None,
+    )
+
+
+def _filter(query: TaskFilter) -> dict[str, Any]:
+    return {
+        "priorities": [query.priority] if query.priority else PRIORITIES,
+        "tag_keys": list({folded(name) for name in query.tag}),
+        "pattern": "%" + re.sub(r"([%_\\])", r"\\\1", query.search or "") + "%",
+        "due_after": query.due_after or FIRST_MOMENT,
+        "due_before": query.due_before or LAST_MOMENT,
+    }
 
 
 def _etag(task: TaskRead) -> str:

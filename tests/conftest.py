@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import logging
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -226,3 +227,15 @@ def malformed_token() -> str:
 def project() -> Path:
     """Name the folder of the project."""
     return settings.PROJECT
+
+
+def copied(project: Path, folder: Path) -> Path:
+    """Copy the project, without the developer's .env."""
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "node_modules")
+    return Path(shutil.copytree(project, folder / "clone", ignore=ignored))
+
+
+@pytest.fixture(scope="session")
+def shared_clone(project: Path, shared_folder: Path) -> Path:
+    """Copy the project, for services that are told where their database is."""
+    return copied(project, shared_folder)

@@ -134,6 +134,24 @@ IDS = [
 ]
 
 QUERIES = [
+    *(
+        "priority=",
+        "priority=urgent",
+        "priority=HIGH",
+        "priority=low&priority=high",
+        "priority=%00",
+    ),
+    *("sort=", "sort=-", "sort=name", "sort=CREATED", "sort=--created", "sort=%2Bcreated"),
+    *("sort=created,title", "sort=created&sort=title", "sort=id", "sort=created_at", "sort=%00"),
+    *("tag=", "tag=%20", "tag=a%00b", "tag=" + "x" * 51, "tag=home&tag=", "tags=home", "tag[]=x"),
+    "&".join(f"tag=t{number}" for number in range(21)),
+    *("search=", "search=%00", "search=" + "x" * 201, "search=a&search=b"),
+    *("due_before=", "due_before=2026-12-01", "due_before=2026-12-01T17:00:00"),
+    *("due_after=1800000000", "due_after=2026-13-01T00:00:00Z", "due_after=tomorrow"),
+    *("due_after=2026-12-01T17:00:00+01:00", "due_after=0001-01-01T00:00:00Z", "due_after=%00"),
+    *("due_before=9999-12-31T23:59:59.999999Z", "due_before=infinity", "due_date=x"),
+    *("cursor=", "cursor=x", "cursor=%00", "cursor=" + "A" * 60, "cursor=" + "A" * 5000),
+    *("cursor=é", "cursor=%ff", "cursor=WyIiLDFd", "cursor=null", "cursor=" + "=" * 20),
     *("status=", "status=done", "status=PENDING", "status=1", "status=%00", "status[]=all"),
     *(
         "limit=",

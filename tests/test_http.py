@@ -7,7 +7,8 @@ import pytest
 from tests.conftest import ORIGIN, Person
 
 EXPOSED = [
-    *("Location", "Retry-After", "RateLimit", "RateLimit-Policy"),
+    *("ETag", "Location", "Link", "Retry-After", "RateLimit", "RateLimit-Policy"),
+    "Idempotency-Replayed",
     *("WWW-Authenticate", "X-Request-ID"),
 ]
 
@@ -80,7 +81,8 @@ async def test_security_headers_are_on_every_answer(client: Person, path: str) -
 
 
 async def test_tasks_are_not_stored_on_the_way(ada: Person) -> None:
-    assert (await ada.get("/api/tasks")).headers["Cache-Control"] == "no-store"
+    assert (await ada.get("/api/tasks")).headers["Cache-Control"] == "private, no-cache"
+    assert (await ada.get("/api/v1/auth/me")).headers["Cache-Control"] == "no-store"
 
 
 @pytest.mark.parametrize("request_id", ["abc", "4bf92f3577b34da6", "a.b:c/d_e=f+g", "x" * 128])

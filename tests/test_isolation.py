@@ -1,16 +1,17 @@
 """No user ever sees, changes or learns of another's row."""
 
+import itertools
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
 
 import db
 import queries
-from schemas import BulkStatus, Status
+from schemas import BulkStatus, Sort, Status
 from tests.conftest import Person, token
 from tests.test_tags import create_tag
 from tests.test_tasks import create, list_ids
@@ -166,7 +167,10 @@ SHAPES: dict[str, Iterable[Any]] = {
     "create_task": [
         {"is_tagged": tagged, "is_keyed": keyed} for tagged in (0, 1) for keyed in (0, 1)
     ],
-    "list_tasks": Status,
+    "list_tasks": itertools.starmap(
+        queries.Shape,
+        itertools.product(Status, *[(True, False)] * 3, get_args(Sort), (True, False)),
+    ),
     "update_task": [frozenset({"title"}), frozenset({"tags"}), frozenset({"title", "tags"})],
     "update_tag": [frozenset({"color"}), frozenset({"name", "name_key"})],
     "complete_tasks": BulkStatus,
@@ -194,7 +198,7 @@ def test_every_statement_names_its_owner() -> None:
         for shape in SHAPES[name]
     ]
 
-    assert len(statements) >= 14
+    assert len(statements) >= 500
     for statement in statements:
         bound = _owner_parameters(statement.sql)
         assert {statement.names[number - 1] for number in bound} == {"owner"}, statement.sql
@@ -203,13 +207,14 @@ def test_every_statement_names_its_owner() -> None:
 def _owner_parameters(sql: str) -> set[int]:
     """Find the parameters that say whose rows are meant, one for each mention of a table."""
     mentions = re.findall(
-        r"(?:FROM|JOIN|UPDATE|INTO|,) (?:tasks|users|tags|task_tags|deletions|idempotency_keys)\b(?!\.)"
+        r"(?:FROM|JOIN|UPDATE|INTO|,)"
+        r" (?:tasks|users|tags|task_tags|deletions|idempotency_keys)\b(?!\.)"
         r"|FROM sessions WHERE sessions\.user_id = ",
         sql,
     )
     owners = re.findall(
         r"(?:(?:tasks|sessions|tags|task_tags|deletions|idempotency_keys)\.user_id = |users\.id = "
-        r"|INTO \w+ \((?:user_)?id\b[^$]*VALUES \(|INTO \w+ \((?:user_)?id\b[^$]*SELECT )\$(\d+)",
+        r"|INTO \w+ \((?:user_)?id\b[^$]*VALUES \(|INTO (?:users \(|\w+ \(user_)id\b[^$]*SELECT )\$(\d+)",
         sql,
     )
     assert len(mentions) == len(owners) > 0, sql

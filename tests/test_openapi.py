@@ -12,6 +12,7 @@ from tests.contract import PROBLEM
 OPERATIONS = [
     *("listTasks", "createTask", "getTask", "updateTask", "patchTask", "deleteTask"),
     *("completeTask", "completeTasks", "deleteTasks", "getLiveness", "getReadiness"),
+    *("listChanges", "watchTasks"),
     *("addTag", "removeTag", "listTags", "createTag", "patchTag", "deleteTag"),
     *("register", "login", "issueToken", "refresh", "logout"),
     *("getMe", "updateMe", "changePassword", "deleteMe"),
@@ -81,7 +82,7 @@ def test_headers_that_clients_use_are_documented(operations: dict[str, Any]) -> 
         for status, header in (("401", "WWW-Authenticate"), ("503", "Retry-After")):
             if status in operation["responses"]:
                 assert list(operation["responses"][status]["headers"]) == [header], name
-    assert list(operations["createTask"]["responses"]["201"]["headers"]) == ["Location"]
+    assert list(operations["createTask"]["responses"]["201"]["headers"]) == ["Location", "ETag"]
 
 
 def test_the_example_of_a_mistake_lists_it() -> None:

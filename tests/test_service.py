@@ -26,7 +26,7 @@ import embedded
 import main
 from security import InvalidToken, Verifier
 from settings import STARTUP_FAILURE, Settings
-from tests.conftest import SECRET, token
+from tests.conftest import SECRET, copied, token
 
 PATIENCE = 30
 HEADERS = {"Authorization": f"Bearer {token(sub='ada')}"}
@@ -116,9 +116,8 @@ class Service:
 
 @pytest.fixture
 def clone(project: Path, folder: Path) -> Path:
-    """Copy the project, without the developer's .env."""
-    ignored = shutil.ignore_patterns(".*", "__pycache__", "node_modules")
-    return Path(shutil.copytree(project, folder / "clone", ignore=ignored))
+    """Copy the project into a folder of the test's own."""
+    return copied(project, folder)
 
 
 def test_without_settings_it_keeps_its_data_and_its_secret(clone: Path) -> None:

@@ -79,7 +79,9 @@ async def test_patch_changes_what_is_sent(ada: Person, change: dict[str, Any]) -
     expected = tag | change
     expected["color"] = expected["color"] and expected["color"].lower()
     assert response.json() == expected
-    assert (await ada.get(f"/api/tasks/{task['id']}")).json() == {**task, "tags": [expected]}
+    rev = 3 if change else task["rev"]
+    after = (await ada.get(f"/api/tasks/{task['id']}")).json()
+    assert after == {**task, "tags": [expected], "rev": rev}
 
 
 async def test_what_is_read_of_a_tag_can_be_written(ada: Person) -> None:
@@ -95,7 +97,7 @@ async def test_tasks_stay_when_their_tag_is_deleted(ada: Person) -> None:
     response = await ada.delete(f"/api/tags/{home['id']}")
 
     assert (response.status_code, response.content) == (204, b"")
-    assert (await ada.get("/api/tasks")).json() == [{**task, "tags": [work]}]
+    assert (await ada.get("/api/tasks")).json() == [{**task, "tags": [work], "rev": 2}]
     assert (await ada.delete(f"/api/tags/{home['id']}")).json()["code"] == "tag_not_found"
 
 

@@ -1,7 +1,7 @@
 // A real Better Auth server in memory, for the tests: `node server.mjs EdDSA`.
 // It prints its URL when it is ready, and ends with its standard input. A line there is a command:
 // "sign-up <email>" prints a token that Better Auth's own client has fetched after a sign-up,
-// "rotate" has the next token signed by a new key, "withdraw" publishes no key but the newest.
+// "sign <claims>" prints a token with claims of one's own, "rotate" has the next be signed by a new key.
 import { createServer } from "node:http";
 import { createInterface } from "node:readline";
 
@@ -55,12 +55,11 @@ const commands = {
     for (const key of tables.jwks) key.expiresAt = new Date(Date.now() - 1000);
     return "rotated";
   },
-  withdraw: () => {
-    tables.jwks.splice(0, tables.jwks.length - 1);
-    return "withdrawn";
-  },
+  sign: async (claims) => (await auth.api.signJWT({ body: { payload: JSON.parse(claims) } })).token,
 };
 
+// Two requests that find no key make one each, of which one stays unknown to who asked first.
+await auth.api.getJwks();
 console.log(baseURL);
 for await (const line of createInterface({ input: process.stdin })) {
   const [command, argument] = line.split(" ");

@@ -1,0 +1,64 @@
+"""Pages of a list. The next begins where one ended, whatever is written in between."""
+
+from typing import Annotated, Any
+from urllib.parse import parse_qsl, quote, urlencode
+
+import orjson
+from fastapi import Depends, Request, Response
+
+from errors import Problem
+from schemas import TaskFilter, TaskRead
+from security import Cursors, InvalidCursor
+
+_MEMBERS = {"created": "created_at", "updated": "updated_at"}
+
+
+class Paging:
+    """Reads the cursor of a request, and gives its answer the `Link` (RFC 8288) to the next."""
+
+    def __init__(self, request: Request, response: Response) -> None:
+        self._scope, self._response = request.scope, response
+        self._cursors: Cursors = request.app.state.cursors
+
+    def start(self, user_id: str, query: TaskFilter) -> dict[str, Any]:
+        """Say after which task the page begins. Raises `Problem` 422."""
+        if query.cursor is None:
+            return {}
+        try:
+            place = self._cursors.place(query.cursor, _context(user_id, query))
+        except InvalidCursor as error:
+            detail = "belongs to another query; take it from Link and change nothing but the limit"
+            errors = [{"detail": detail, "parameter": "cursor"}]
+            raise Problem("validation_error", f"cursor: {detail}", errors=errors) from error
+        after, after_id = orjson.loads(place)
+        return {"after": after, "after_id": after_id}
+
+    def end(self, user_id: str, query: TaskFilter, tasks: list[TaskRead]) -> list[TaskRead]:
+        """Cut off the task that only says that there are more, and link to them."""
+        page = tasks[: query.limit]
+        if len(page) < len(tasks):
+            last: dict[str, Any] = {**page[-1]}
+            name = query.sort.removeprefix("-")
+            place = orjson.dumps([last[_MEMBERS.get(name, name)], last["id"]])
+            cursor = self._cursors.cursor(place, _context(user_id, query))
+            self._response.headers["Link"] = f'<{self._path(cursor)}>; rel="next"'
+        return page
+
+    def _path(self, cursor: str) -> str:
+        """Write the path and the query as the client did: it may be below its user's id."""
+        path = quote(self._scope["raw_path"], safe="/%:@!$&'()*+,;=~")
+        given = parse_qsl(self._scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        pairs = [(name, value) for name, value in given if name != "cursor"]
+        return f"{path}?{urlencode([*pairs, ('cursor', cursor)])}"
+
+
+def _context(user_id: str, query: TaskFilter) -> bytes:
+    return orjson.dumps([user_id, query.model_dump(exclude={"limit", "cursor"})])
+
+
+async def paging(request: Request, response: Response) -> Paging:
+    """Look after the pages of one request."""
+    return Paging(request, response)
+
+
+TaskPaging = Annotated[Paging, Depends(paging)]
