@@ -214,7 +214,8 @@ def _owner_parameters(sql: str) -> set[int]:
     )
     owners = re.findall(
         r"(?:(?:tasks|sessions|tags|task_tags|deletions|idempotency_keys)\.user_id = |users\.id = "
-        r"|INTO \w+ \((?:user_)?id\b[^$]*VALUES \(|INTO (?:users \(|\w+ \(user_)id\b[^$]*SELECT )\$(\d+)",
+        r"|INTO \w+ \((?:user_)?id\b[^$]*VALUES \("
+        r"|INTO (?:users \(|\w+ \(user_)id\b[^$]*SELECT )\$(\d+)",
         sql,
     )
     assert len(mentions) == len(owners) > 0, sql
