@@ -240,7 +240,7 @@ async def call_bulk(
 
 async def pages(person: Person, query: dict[str, Any]) -> list[Task]:
     """Read a list to its end, page by page."""
-    path, tasks = f"/api/tasks?{urlencode(query, doseq=True)}", []
+    path, tasks = f"/api/tasks?{urlencode(query, doseq=True)}", list[Task]()
     while path:
         response = await person.get(path)
         tasks += map(plain, response.json())
