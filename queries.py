@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import (
     ARRAY,
@@ -172,12 +172,16 @@ def _bump(target: CTE) -> CTE:
     )
 
 
+Search = Literal["none", "letters", "words"]
+"""How text is searched for: an index serves what holds three letters or digits in a row."""
+
+
 class Shape(NamedTuple):
     """What of a list's query changes its statement; the rest are values."""
 
     status: Status
     tagged: bool
-    searched: bool
+    search: Search
     due: bool
     sort: Sort
     continued: bool
@@ -191,6 +195,11 @@ _DUE_AFTER = bindparam("due_after", type_=DateTime(timezone=True), required=True
 _DUE_BEFORE = bindparam("due_before", type_=DateTime(timezone=True), required=True)
 
 _WITH_THE_TEXT = col(Task.title).ilike(_PATTERN) | col(Task.description).ilike(_PATTERN)
+_WITH_THE_LETTERS = func.lower(Task.title).like(func.lower(_PATTERN)) | func.lower(
+    Task.description
+).like(func.lower(_PATTERN))
+"""Written so that the index cannot serve it, all of which would be read for so little."""
+
 _WITH_THE_TAGS = col(Task.id).in_(
     select(col(Link.task_id))
     .join(Tag, (col(Tag.user_id) == OWNER) & (col(Tag.id) == col(Link.tag_id)))
@@ -233,7 +242,7 @@ def list_tasks(shape: Shape) -> Statement[Listed]:
     Each with the owner's revision, and one row without a task where there is none, or where the
     revision is known.
 
-    `tag_keys` of a shape that is tagged, `pattern` of one that is searched, `due_after` and
+    `tag_keys` of a shape that is tagged, `pattern` of one with a search, `due_after` and
     `due_before` of one that is due, `after` and `after_id` of one that is continued: the member
     that is sorted by, as text, and the id, of the task after which to go on.
     """
@@ -246,7 +255,8 @@ def list_tasks(shape: Shape) -> Statement[Listed]:
     due = (due_or_first if descending else due_or_last)(col(Task.due_date))
     filters = [
         (shape.tagged, _WITH_THE_TAGS),
-        (shape.searched, _WITH_THE_TEXT),
+        (shape.search == "words", _WITH_THE_TEXT),
+        (shape.search == "letters", _WITH_THE_LETTERS),
         (shape.due, (due > _DUE_AFTER) & (due < _DUE_BEFORE)),
         (shape.continued, place < after if descending else place > after),
     ]

@@ -231,11 +231,17 @@ def _shape(query: TaskFilter) -> queries.Shape:
     return queries.Shape(
         status=query.status,
         tagged=bool(query.tag),
-        searched=query.search is not None,
+        search=_search(query.search),
         due=query.due_after is not None or query.due_before is not None,
         sort=query.sort,
         continued=query.cursor is not None,
     )
+
+
+def _search(text: str | None) -> queries.Search:
+    if text is None:
+        return "none"
+    return "words" if re.search(r"[^\W_]{3}", text) else "letters"
 
 
 def _filter(query: TaskFilter) -> dict[str, Any]:

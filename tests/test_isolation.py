@@ -169,7 +169,10 @@ SHAPES: dict[str, Iterable[Any]] = {
     ],
     "list_tasks": itertools.starmap(
         queries.Shape,
-        itertools.product(Status, *[(True, False)] * 3, get_args(Sort), (True, False)),
+        itertools.product(
+            *(Status, (True, False), get_args(queries.Search)),
+            *((True, False), get_args(Sort), (True, False)),
+        ),
     ),
     "update_task": [frozenset({"title"}), frozenset({"tags"}), frozenset({"title", "tags"})],
     "update_tag": [frozenset({"color"}), frozenset({"name", "name_key"})],

@@ -1,0 +1,155 @@
+"""How lists fare where one user has 100,000 of a million tasks; `uv run pytest -m campaign`."""
+
+import json
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
+from typing import Any, get_args
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+import db
+import queries
+from schemas import FIRST_MOMENT, LAST_MOMENT, Sort, Status
+from settings import Settings
+from tests.conftest import SECRET
+
+pytestmark = pytest.mark.campaign
+
+MAX_MS = 10
+TASKS = 1_000_000
+FILL = f"""
+INSERT INTO users (id) SELECT 'user ' || n FROM generate_series(0, 9) n;
+INSERT INTO tags (user_id, name, name_key)
+SELECT 'user ' || n % 10, 'tag ' || n / 10, 'tag ' || n / 10 FROM generate_series(0, 199) n;
+INSERT INTO tasks (
+    user_id, title, description, completed, priority, due_date, created_at, updated_at
+)
+SELECT 'user ' || n % 10, 'Task number ' || n, CASE WHEN n % 3 = 0 THEN md5(n::text) END,
+       n % 7 < 3, (ARRAY['low', 'medium', 'high'])[1 + n / 10 % 3],
+       CASE WHEN n / 10 % 4 <> 0 THEN '2026-01-01Z'::timestamptz + n * interval '1 minute' END,
+       '2026-01-01Z'::timestamptz + n * interval '1 second',
+       '2026-01-01Z'::timestamptz + (n * 7919::bigint % {TASKS}) * interval '1 second'
+FROM generate_series(1, {TASKS}) n;
+INSERT INTO task_tags
+SELECT tasks.user_id, tasks.id, tags.id FROM tasks JOIN tags USING (user_id)
+WHERE tags.name IN ('tag ' || tasks.id / 10 % 20, 'tag 0') OR tasks.id % 5000 = 0;
+"""
+
+MIDDLE = datetime(2026, 6, 1, tzinfo=UTC)
+VALUES: dict[str, Any] = {
+    "owner": "user 3",
+    "priorities": ["low", "medium", "high"],
+    "tag_keys": ["tag 7"],
+    "pattern": "%number 4711%",
+    "due_after": FIRST_MOMENT,
+    "due_before": LAST_MOMENT,
+    "limit": 51,
+}
+FILTERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "none": ({}, {}),
+    "status": ({"status": Status.completed}, {}),
+    "priority": ({}, {"priorities": ["high"]}),
+    "one tag": ({"tagged": True}, {}),
+    "two tags": ({"tagged": True}, {"tag_keys": ["tag 0", "tag 7"]}),
+    "no such tag": ({"tagged": True}, {"tag_keys": ["tag x"]}),
+    "text of 111": ({"search": "words"}, {}),
+    "text of all": ({"search": "words"}, {"pattern": "%task%"}),
+    "text of none": ({"search": "words"}, {"pattern": "%nowhere%"}),
+    "one letter": ({"search": "letters"}, {"pattern": "%x%"}),
+    "due after": ({"due": True}, {"due_after": MIDDLE}),
+    "due before": ({"due": True}, {"due_before": MIDDLE}),
+}
+
+
+@pytest.fixture(scope="module")
+async def million(database: db.Database) -> AsyncIterator["asyncpg.Connection[Any]"]:
+    """Fill a database of its own, the indexes last, which is quicker."""
+    admin = await asyncpg.connect(database.url)
+    name = f"campaign_{uuid.uuid4().hex}"
+    await admin.execute(f"CREATE DATABASE {name}")
+    url = urlsplit(database.url)._replace(path=f"/{name}").geturl()
+    settings = Settings(database_url=url, better_auth_secret=SECRET)
+    await db.run_sync(settings, url, db.upgrade)
+    connection = await asyncpg.connect(url)
+    indexes = await connection.fetch(
+        "SELECT indexname, indexdef FROM pg_indexes"
+        " WHERE indexname LIKE 'tasks_by_%' OR indexname = 'task_tags_by_tag'"
+    )
+    await connection.execute("SET session_replication_role = replica")  # keys are not looked up
+    await connection.execute(";".join(f"DROP INDEX {index['indexname']}" for index in indexes))
+    await connection.execute(FILL)
+    await connection.execute(";".join(index["indexdef"] for index in indexes))
+    await connection.execute("VACUUM ANALYZE")
+    yield connection
+    await connection.close()
+    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await admin.close()
+
+
+def literal(value: Any) -> str:
+    """Write a value in SQL."""
+    match value:
+        case datetime():
+            return f"'{ {FIRST_MOMENT: '-infinity', LAST_MOMENT: 'infinity'}.get(value, value) }'"
+        case list():
+            return "ARRAY[" + ", ".join(map(literal, value)) + "]"
+        case str():
+            return "'" + value.replace("'", "''") + "'"
+        case _:
+            return str(value)
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """List the nodes of a plan."""
+    yield plan
+    for inner in plan.get("Plans", []):
+        yield from nodes(inner)
+
+
+async def explain(
+    connection: "asyncpg.Connection[Any]",
+    statement: db.Statement[Any],
+    values: dict[str, Any],
+    mode: str,
+) -> tuple[float, dict[str, Any]]:
+    """Run a statement three times; return the milliseconds of the quickest, and the plan."""
+    await connection.execute(f"SET plan_cache_mode = {mode}")
+    await connection.execute(f"PREPARE list AS {statement.sql}")
+    arguments = ", ".join(literal(values[name]) for name in statement.names)
+    explained = [
+        json.loads(
+            await connection.fetchval(
+                f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE list ({arguments})"
+            )
+        )[0]
+        for _ in range(3)
+    ]
+    await connection.execute("DEALLOCATE list")
+    return min(run["Execution Time"] for run in explained), explained[-1]["Plan"]
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize("filtered", FILTERS)
+async def test_no_list_reads_the_whole_table(
+    million: "asyncpg.Connection[Any]", filtered: str, mode: str
+) -> None:
+    wanted, values = FILTERS[filtered]
+    shape: dict[str, Any] = {
+        "status": Status.all,
+        "tagged": False,
+        "search": "none",
+        "due": False,
+    } | wanted
+    for sort in get_args(Sort):
+        statement = queries.list_tasks(queries.Shape(**shape, sort=sort, continued=False))
+
+        ms, plan = await explain(million, statement, VALUES | values, mode)
+
+        print(f"{filtered:12} {sort:10} {mode:18} {ms:8.2f} ms")  # noqa: T201  (it is what one wants to see)
+        scanned = {node["Relation Name"] for node in nodes(plan) if node["Node Type"] == "Seq Scan"}
+        assert not scanned & {"tasks", "task_tags"}, plan
+        if filtered == "none":
+            assert ms < MAX_MS
