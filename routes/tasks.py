@@ -155,7 +155,9 @@ async def complete_task(
     if change is not None:
         return _tagged(await _change(user_id, task_id, match, change), response)
     task = await queries.TOGGLE_TASK.first(owner=user_id, task_id=task_id, match=match)
-    return _tagged(task or await _refuse(user_id, task_id, match), response)
+    if task is None:
+        raise await _missed(user_id, task_id)
+    return _tagged(task, response)
 
 
 @router.post("", status_code=201, responses=CREATED | REUSED | BODY)
@@ -194,8 +196,7 @@ async def patch_task(
 async def delete_task(task_id: TaskId, user_id: UserId, match: IfMatch) -> None:
     """Delete one of your tasks."""
     if not await queries.DELETE_TASK.first(owner=user_id, task_id=task_id, match=match):
-        await _refuse(user_id, task_id, match)
-        raise Problem("task_not_found")
+        raise await _missed(user_id, task_id)
 
 
 @router.put("/{task_id}/tags/{tag_id}", responses=TAGGED | NO_LINK)
@@ -275,12 +276,18 @@ async def _get(user_id: str, task_id: int) -> TaskRead:
     return found(await queries.GET_TASK.first(owner=user_id, task_id=task_id))
 
 
-async def _refuse(user_id: str, task_id: int, match: list[int] | None) -> TaskRead:
-    """Say why a write has found nothing. Return the task where it may be written after all."""
+async def _missed(user_id: str, task_id: int) -> Problem:
+    """Say why a write has found nothing. Raises `Problem` 404 where there is no such task."""
     task = await _get(user_id, task_id)
-    if match is None or task["rev"] in match:
-        return task
-    raise Problem("precondition_failed", headers={"ETag": _etag(task)})
+    return Problem("precondition_failed", headers={"ETag": _etag(task)})
+
+
+async def _check(user_id: str, task_id: int, match: list[int] | None) -> TaskRead:
+    """Return the task as it is. Raises `Problem` 404, and 412 where it is not as expected."""
+    task = await _get(user_id, task_id)
+    if match is not None and task["rev"] not in match:
+        raise await _missed(user_id, task_id)
+    return task
 
 
 async def _change(
@@ -288,13 +295,13 @@ async def _change(
 ) -> TaskRead:
     members = change.model_dump()
     if not members:
-        return await _refuse(user_id, task_id, match)
+        return await _check(user_id, task_id, match)
     statement = queries.update_task(frozenset(members))
     values = _values(members)
     for _ in range(ATTEMPTS):
         if task := await statement.first(owner=user_id, task_id=task_id, match=match, **values):
             return task
-        await _refuse(user_id, task_id, match)
+        await _check(user_id, task_id, match)
     raise Problem("unavailable")
 
 

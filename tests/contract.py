@@ -46,12 +46,13 @@ class Contract:
             return  # any request may be refused for how it is sent
         assert str(status) in operation["responses"], f"{status} is not documented"
         documented = operation["responses"][str(status)]
-        media_type = response.headers.get("Content-Type")
+        media_type = response.headers.get("Content-Type", "").partition(";")[0]
         if "content" not in documented:
             assert not response.content
             return
         assert media_type in documented["content"], f"{media_type} is not documented"
-        self._validate(documented["content"][media_type]["schema"], response.json())
+        body = response.json() if media_type.endswith("json") else response.text
+        self._validate(documented["content"][media_type]["schema"], body)
         for name, header in documented.get("headers", {}).items():
             assert name in response.headers or not header["required"]
 

@@ -46,6 +46,7 @@ VALUES: dict[str, Any] = {
     "pattern": "%number 4711%",
     "due_after": FIRST_MOMENT,
     "due_before": LAST_MOMENT,
+    "known": [],
     "limit": 51,
 }
 FILTERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -94,6 +95,8 @@ def literal(value: Any) -> str:
     match value:
         case datetime():
             return f"'{ {FIRST_MOMENT: '-infinity', LAST_MOMENT: 'infinity'}.get(value, value) }'"
+        case []:
+            return "'{}'"
         case list():
             return "ARRAY[" + ", ".join(map(literal, value)) + "]"
         case str():

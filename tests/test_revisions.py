@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import json
 import random
+import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 
@@ -606,3 +608,64 @@ async def test_an_idle_stream_is_kept_alive_and_outlives_a_database_that_fails(
     task = await create(ada)
     parts = [await asyncio.wait_for(anext(found), 1) for _ in range(3)]
     assert any(f'"id":{task["id"]}'.encode() in part for part in parts)
+
+
+async def test_a_stream_in_one_piece(ada: Person, ada_id: str) -> None:
+    tasks = [await create(ada) for _ in range(501)]
+    await ada.delete(f"/api/tasks/{tasks[500]['id']}")
+    brief = {"Authorization": f"Bearer {token(sub=ada_id, exp=timedelta(seconds=-8))}"}
+
+    whole = await ada.get("/api/tasks/events", headers=brief | {"Last-Event-ID": "0"})
+    from_now = await ada.get("/api/tasks/events", headers=brief)
+    wrong = await ada.get("/api/tasks/events", headers=brief | {"Last-Event-ID": "-1"})
+
+    assert whole.text.count("event: task\n") == 500
+    gone = f'{{"id":{tasks[500]["id"]}}}'
+    assert whole.text.endswith(f"event: deleted\ndata: {gone}\nid: 502\n\n")
+    assert from_now.text == 'event: ready\ndata: {"rev":502}\nid: 502\n\n'
+    assert wrong.status_code == 422
+
+
+async def test_a_stream_of_a_revoked_token_ends(ada_id: str, app: Any) -> None:
+    claims = app.state.verifier.claims(token(sub=ada_id))
+    app.state.revocations._until[claims.keys[-1]] = float("inf")  # noqa: SLF001
+
+    found = [part async for part in live.stream(app.state.live, app.state.revocations, claims, 0)]
+
+    assert len(found) == 1
+
+
+async def test_a_connection_that_listens_is_tried_and_replaced(
+    configured: Settings, database: db.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "TICK_SECONDS", 0.05)
+    monkeypatch.setattr(db, "LISTEN_SECONDS", 0.05)
+    listening = live.Live(configured, database.url)
+    async with listening.kept_up():
+        with listening.waiter("ada") as waiter:
+            await asyncio.wait_for(waiter.wait(), 2)
+            other = await asyncpg.connect(database.url)
+            waiter.clear()
+            await other.execute("SELECT pg_notify('todo_changes', 'ada')")
+            await asyncio.wait_for(waiter.wait(), 2)
+            await asyncio.sleep(0.2)
+            waiter.clear()
+            await other.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE query ~ 'LISTEN|SELECT 1' AND pid <> pg_backend_pid()"
+            )
+            await asyncio.wait_for(waiter.wait(), 2)
+            await other.close()
+
+
+async def test_the_signal_that_ends_the_server_ends_the_streams_first() -> None:
+    told: list[str] = []
+    before = signal.signal(signal.SIGTERM, lambda *_: told.append("server"))
+    try:
+        with live._before_shutdown(lambda: told.append("streams")):  # noqa: SLF001
+            signal.raise_signal(signal.SIGTERM)
+            await asyncio.sleep(0.05)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+    assert sorted(told) == ["server", "streams"]
