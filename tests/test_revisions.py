@@ -613,11 +613,15 @@ async def test_an_idle_stream_is_kept_alive_and_outlives_a_database_that_fails(
 async def test_a_stream_in_one_piece(ada: Person, ada_id: str) -> None:
     tasks = [await create(ada) for _ in range(501)]
     await ada.delete(f"/api/tasks/{tasks[500]['id']}")
-    brief = {"Authorization": f"Bearer {token(sub=ada_id, exp=timedelta(seconds=-8))}"}
 
-    whole = await ada.get("/api/tasks/events", headers=brief | {"Last-Event-ID": "0"})
-    from_now = await ada.get("/api/tasks/events", headers=brief)
-    wrong = await ada.get("/api/tasks/events", headers=brief | {"Last-Event-ID": "-1"})
+    async def watch(**headers: str) -> httpx.Response:
+        brief = token(sub=ada_id, exp=timedelta(seconds=-8))
+        headers["Authorization"] = f"Bearer {brief}"
+        return await ada.get("/api/tasks/events", headers=headers)
+
+    whole = await watch(**{"Last-Event-ID": "0"})
+    from_now = await watch()
+    wrong = await watch(**{"Last-Event-ID": "-1"})
 
     assert whole.text.count("event: task\n") == 500
     gone = f'{{"id":{tasks[500]["id"]}}}'
