@@ -66,14 +66,15 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=16)
     options = parser.parse_args()
     secret = secrets.token_hex(32)
-    users, writers = ([bearer(secret) for _ in range(USERS)] for _ in range(2))
+    users, taggers, writers = ([bearer(secret) for _ in range(USERS)] for _ in range(3))
     with database() as url:
         settings = {"DATABASE_URL": url, "BETTER_AUTH_SECRET": secret}
         with (
             serve(SERVICE, settings | HIGH) as limited,
             serve(SERVICE, settings | UNLIMITED) as free,
         ):
-            todo = operations(seed(free, users), seed(free, users, ("home", "work")), writers)
+            tagged = seed(free, taggers, ("home", "work"))
+            todo = operations(seed(free, users), tagged, writers)
             print("| | CPU, us, with limits | without | ratio (<= 1.15) |\n|---|---|---|---|")
             for name in MAX_RATIO:
                 rounds: list[tuple[Measurement, Measurement]] = [

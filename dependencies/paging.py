@@ -1,7 +1,7 @@
 """Pages of a list. The next begins where one ended, whatever is written in between."""
 
 from typing import Annotated, Any
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import quote
 
 import orjson
 from fastapi import Depends, Request, Response
@@ -10,6 +10,7 @@ from errors import Problem
 from schemas import TaskFilter, TaskRead
 from security import Cursors, InvalidCursor
 
+_AS_SENT = "/?%:@!$&'()*+,;=~"
 _MEMBERS = {"created": "created_at", "updated": "updated_at"}
 
 
@@ -46,10 +47,10 @@ class Paging:
 
     def _path(self, cursor: str) -> str:
         """Write the path and the query as the client did: it may be below its user's id."""
-        path = quote(self._scope["raw_path"], safe="/%:@!$&'()*+,;=~")
-        given = parse_qsl(self._scope["query_string"].decode("latin-1"), keep_blank_values=True)
-        pairs = [(name, value) for name, value in given if name != "cursor"]
-        return f"{path}?{urlencode([*pairs, ('cursor', cursor)])}"
+        parts = self._scope["query_string"].split(b"&")
+        kept = [part for part in parts if part and not part.startswith(b"cursor=")]
+        query = b"&".join([*kept, b"cursor=" + cursor.encode()])
+        return quote(b"%b?%b" % (self._scope["raw_path"], query), _AS_SENT)
 
 
 def _context(user_id: str, query: TaskFilter) -> bytes:
