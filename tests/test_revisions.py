@@ -515,7 +515,7 @@ async def test_of_several_events_of_one_write_the_last_carries_the_revision(
 async def test_100_idle_streams_leave_the_pool_free_and_end_with_their_token(
     running: Service,
 ) -> None:
-    brief = {"Authorization": f"Bearer {token(sub='many', exp=timedelta(seconds=-6))}"}
+    brief = {"Authorization": f"Bearer {token(sub="many", exp=timedelta(seconds=-1))}"}
     async with connected(running, "many") as person, contextlib.AsyncExitStack() as stack:
         streams = [
             await stack.enter_async_context(
@@ -527,7 +527,7 @@ async def test_100_idle_streams_leave_the_pool_free_and_end_with_their_token(
         answers = await asyncio.gather(*(person.get("/api/tasks") for _ in range(20)))
         assert {answer.status_code for answer in answers} == {200}
         ended = await asyncio.gather(*(stream.aread() for stream in streams))
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 20
 
     assert all(text.startswith(b"event: ready") for text in ended)
 
