@@ -515,7 +515,7 @@ async def test_of_several_events_of_one_write_the_last_carries_the_revision(
 async def test_100_idle_streams_leave_the_pool_free_and_end_with_their_token(
     running: Service,
 ) -> None:
-    brief = {"Authorization": f"Bearer {token(sub="many", exp=timedelta(seconds=-1))}"}
+    brief = {"Authorization": f"Bearer {token(sub='many', exp=timedelta(seconds=-1))}"}
     async with connected(running, "many") as person, contextlib.AsyncExitStack() as stack:
         streams = [
             await stack.enter_async_context(
