@@ -23,7 +23,7 @@ import queries
 from errors import Problem
 from revocations import Revocations
 from schemas import TaskRead
-from security import LEEWAY_SECONDS, Claims
+from security import Claims
 from settings import Settings
 
 TICK_SECONDS = 1.0
@@ -175,7 +175,7 @@ async def stream(
     def is_good() -> bool:
         with contextlib.suppress(Problem):
             revocations.check(claims)
-            return not live.is_closing and time.time() < claims.expires + LEEWAY_SECONDS
+            return not live.is_closing and not claims.have_expired()
         return False
 
     with live.waiter(claims.user_id) as waiter:

@@ -73,6 +73,10 @@ class Claims(NamedTuple):
     session: str | None
     keys: tuple[str, ...]
 
+    def have_expired(self) -> bool:
+        """Say whether the token is past its time, and the leeway that clocks are given."""
+        return self.expires <= time.time() - LEEWAY_SECONDS
+
 
 class ExpiredToken(Exception):
     """The token was good until it expired; its claims still say whose it was."""
@@ -153,7 +157,7 @@ class Verifier:
         Raises `ExpiredToken`, `UnknownKey`, or `InvalidToken` for all else that is wrong with it.
         """
         claims = self._claims(token)
-        if claims.expires <= time.time() - LEEWAY_SECONDS:
+        if claims.have_expired():
             raise ExpiredToken(claims)
         return claims
 

@@ -103,7 +103,7 @@ async def list_tasks(  # noqa: PLR0913, PLR0917  (what it depends on)
     values = _filter(query) | start | {"limit": query.limit + 1, "known": known}
     rows = await queries.list_tasks(_shape(query)).all(owner=user_id, **values)
     rev = rows[0]["owner_rev"]
-    _offer(request, response, f'W/"{rev}"', is_known=known is None or rev in known)
+    _offer(request, response, f'W/"{rev}"', rev, known)
     tasks = [queries.task_of(row) for row in rows if row["id"] is not None]
     return paging.end(user_id, query, tasks)
 
@@ -138,8 +138,7 @@ async def get_task(
 ) -> TaskRead:
     """Get one of your tasks."""
     task = await _get(user_id, task_id)
-    is_known = known is None or task["rev"] in known
-    _offer(request, response, _etag(task), is_known=is_known)
+    _offer(request, response, _etag(task), task["rev"], known)
     return task
 
 
@@ -264,11 +263,13 @@ def _tagged(task: TaskRead, response: Response) -> TaskRead:
     return task
 
 
-def _offer(request: Request, response: Response, etag: str, *, is_known: bool) -> None:
+def _offer(
+    request: Request, response: Response, etag: str, rev: int, known: list[int] | None
+) -> None:
     """Let the client keep the answer, or tell it that it has it (RFC 9110, section 15.4.5)."""
     request.scope["is_cacheable"] = True
     response.headers["ETag"] = etag
-    if is_known:
+    if known is None or rev in known:
         response.status_code = 304
 
 
@@ -276,17 +277,20 @@ async def _get(user_id: str, task_id: int) -> TaskRead:
     return found(await queries.GET_TASK.first(owner=user_id, task_id=task_id))
 
 
+def _mismatch(task: TaskRead) -> Problem:
+    return Problem("precondition_failed", headers={"ETag": _etag(task)})
+
+
 async def _missed(user_id: str, task_id: int) -> Problem:
     """Say why a write has found nothing. Raises `Problem` 404 where there is no such task."""
-    task = await _get(user_id, task_id)
-    return Problem("precondition_failed", headers={"ETag": _etag(task)})
+    return _mismatch(await _get(user_id, task_id))
 
 
 async def _check(user_id: str, task_id: int, match: list[int] | None) -> TaskRead:
     """Return the task as it is. Raises `Problem` 404, and 412 where it is not as expected."""
     task = await _get(user_id, task_id)
     if match is not None and task["rev"] not in match:
-        raise await _missed(user_id, task_id)
+        raise _mismatch(task)
     return task
 
 
