@@ -7,7 +7,7 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -69,16 +69,15 @@ class Statement(Generic[Row]):
         statement: ClauseElement,
         row: type[Row],  # noqa: ARG002  (tells mypy)
         *,
-        writes: Iterable[str] | None = None,
         is_serial: bool = False,
     ) -> None:
         """Compile a statement whose rows are dictionaries of the type `row`.
 
-        `writes` names the columns that an INSERT or UPDATE takes as values of the same names. A
-        serial statement first waits for the other writes of its owner, and then sees what they did.
+        A serial statement first waits for the other writes of its owner, and then sees what they
+        did.
         """
         self.is_serial = is_serial
-        compiled = statement.compile(dialect=_DIALECT, column_keys=writes and list(writes))
+        compiled = statement.compile(dialect=_DIALECT)
         assert isinstance(compiled, SQLCompiler)  # noqa: S101  (tells mypy)
         self.sql = str(compiled)
         self.names = tuple(compiled.positiontup or ())

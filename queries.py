@@ -280,8 +280,8 @@ def list_tasks(shape: Shape) -> Statement[Listed]:
 GET_TASK = Statement(select(*_TASK).where(_THIS_ONE), TaskRead)
 
 
-def _given(table: type[Task | Tag], members: Iterable[str]) -> dict[str, BindParameter[Any]]:
-    """Take values for columns, by their names."""
+def _given(table: type[Task | Tag | User], members: Iterable[str]) -> dict[str, BindParameter[Any]]:
+    """Take values for columns of one table, by their names; tags have statements of their own."""
     columns = table.__table__.c  # type: ignore[union-attr]
     return {
         name: bindparam(name, type_=columns[name].type, required=True)
@@ -680,13 +680,15 @@ CREATE_USER = Statement(
 FIND_OWN_ACCOUNT = Statement(select(*_ACCOUNT).where(col(User.id) == OWNER), Account)
 
 RENAME_USER = Statement(
-    update(User).where(col(User.id) == OWNER).returning(*_USER), UserRead, writes=["name"]
+    update(User).where(col(User.id) == OWNER).values(_given(User, ["name"])).returning(*_USER),
+    UserRead,
 )
 
 CREATE_ACCOUNT = Statement(
-    insert(User).values(id=OWNER).returning(*_USER),
+    insert(User)
+    .values(id=OWNER, **_given(User, ["email", "email_key", "name", "password_hash"]))
+    .returning(*_USER),
     UserRead,
-    writes=["email", "email_key", "name", "password_hash"],
 )
 
 FIND_ACCOUNT = Statement(
