@@ -293,3 +293,13 @@ def answers(*codes: str) -> dict[int | str, dict[str, Any]]:
             | _EXAMPLES.get(code, {}),
         }
     return responses
+
+
+BODY = answers("request_timeout", "body_too_large", "unsupported_media_type")
+"""What a route that takes a body may answer."""
+
+OWNED = answers(
+    *("not_authenticated", "invalid_token", "token_expired", "token_revoked"),
+    *("wrong_user", "rate_limited", "validation_error", "internal_error", "unavailable"),
+)
+"""What a route may answer that is about what a user owns."""

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Form, Query
 
 import queries
 from dependencies import CurrentUser, MyAccounts, Route, SignInLimit, UserId, check_origin
-from errors import answers
+from errors import BODY, answers
 from schemas import (
     Credentials,
     Farewell,
@@ -28,8 +28,8 @@ router = APIRouter(
 )
 
 LIMITED = answers("rate_limited")
-BODY = answers("request_timeout", "body_too_large", "unsupported_media_type", "validation_error")
-SIGN_IN = BODY | LIMITED
+FORM = BODY | answers("validation_error")
+SIGN_IN = FORM | LIMITED
 SIGNED_IN = LIMITED | answers(
     "not_authenticated", "invalid_token", "token_expired", "token_revoked"
 )
@@ -76,13 +76,13 @@ async def get_me(user: CurrentUser) -> UserRead:
     return user
 
 
-@router.patch("/me", responses=SIGNED_IN | BODY)
+@router.patch("/me", responses=SIGNED_IN | FORM)
 async def update_me(change: UserPatch, user: CurrentUser) -> UserRead:
     """Change your name."""
     return await queries.RENAME_USER.one(owner=user["id"], name=change.name)
 
 
-@router.post("/password", responses=SIGNED_IN | BODY | PROVEN)
+@router.post("/password", responses=SIGNED_IN | FORM | PROVEN)
 async def change_password(
     change: PasswordChange, user_id: UserId, accounts: MyAccounts, _: SignInLimit
 ) -> TokenRead:
@@ -90,7 +90,7 @@ async def change_password(
     return await accounts.change_password(user_id, change.current_password, change.new_password)
 
 
-@router.delete("/me", status_code=204, responses=SIGNED_IN | BODY | PROVEN)
+@router.delete("/me", status_code=204, responses=SIGNED_IN | FORM | PROVEN)
 async def delete_me(
     user: CurrentUser, accounts: MyAccounts, _: SignInLimit, farewell: Farewell | None = None
 ) -> None:

@@ -6,22 +6,18 @@ from fastapi import APIRouter
 
 import queries
 from dependencies import Route, TagId, UserId
-from errors import Problem, answers
+from errors import BODY, OWNED, Problem, answers
 from schemas import TagCreate, TagPatch, TagRead, folded
 
 router = APIRouter(
     prefix="/api/tags",
     tags=["tags"],
     route_class=Route,
-    responses=answers(
-        *("not_authenticated", "invalid_token", "token_expired", "token_revoked"),
-        *("wrong_user", "rate_limited", "validation_error", "internal_error", "unavailable"),
-    ),
+    responses=OWNED,
 )
 
 NOT_FOUND = answers("tag_not_found")
 TAKEN = answers("tag_exists")
-BODY = answers("request_timeout", "body_too_large", "unsupported_media_type")
 
 
 def found(tag: TagRead | None) -> TagRead:

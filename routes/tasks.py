@@ -20,7 +20,7 @@ from dependencies import (
     TaskPaging,
     UserId,
 )
-from errors import Problem, answers, header
+from errors import BODY, OWNED, Problem, answers, header
 from live import EventStream, read_changes, stream
 from models import Priority
 from schemas import (
@@ -45,10 +45,7 @@ router = APIRouter(
     prefix="/api/tasks",
     tags=["tasks"],
     route_class=Route,
-    responses=answers(
-        *("not_authenticated", "invalid_token", "token_expired", "token_revoked"),
-        *("wrong_user", "rate_limited", "validation_error", "internal_error", "unavailable"),
-    ),
+    responses=OWNED,
 )
 
 PRIORITIES = get_args(Priority)
@@ -76,7 +73,6 @@ LISTED: Answers = {
     304: {"description": "Nothing has changed since."},
 }
 EVENTS: Answers = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
-BODY = answers("request_timeout", "body_too_large", "unsupported_media_type")
 ATTEMPTS = 20
 """How often a change of a task's tags is tried while others change the same task."""
 
