@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Form, Query
+from fastapi import APIRouter, Depends, Form, Query, Request
 
 import queries
 from dependencies import CurrentUser, MyAccounts, Route, SignInLimit, UserId, check_origin
@@ -77,9 +77,10 @@ async def get_me(user: CurrentUser) -> UserRead:
 
 
 @router.patch("/me", responses=SIGNED_IN | FORM)
-async def update_me(change: UserPatch, user: CurrentUser) -> UserRead:
+async def update_me(change: UserPatch, _: CurrentUser, request: Request) -> UserRead:
     """Change your name."""
-    return await queries.RENAME_USER.one(owner=user["id"], name=change.name)
+    # Not by the id that the user is shown, which a user of another issuer may have too.
+    return await queries.RENAME_USER.one(owner=request.scope["user_id"], name=change.name)
 
 
 @router.post("/password", responses=SIGNED_IN | FORM | PROVEN)
@@ -92,7 +93,11 @@ async def change_password(
 
 @router.delete("/me", status_code=204, responses=SIGNED_IN | FORM | PROVEN)
 async def delete_me(
-    user: CurrentUser, accounts: MyAccounts, _: SignInLimit, farewell: Farewell | None = None
+    _user: CurrentUser,
+    accounts: MyAccounts,
+    _: SignInLimit,
+    request: Request,
+    farewell: Farewell | None = None,
 ) -> None:
     """Delete your account with all that is yours. Its tokens are dead."""
-    await accounts.delete(user["id"], farewell.password if farewell else None)
+    await accounts.delete(request.scope["user_id"], farewell.password if farewell else None)

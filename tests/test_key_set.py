@@ -176,6 +176,25 @@ async def test_users_of_different_issuers_never_meet(
         assert (await call(client, source.token(sub=kept))).json() == []
 
 
+async def test_who_changes_or_deletes_itself_leaves_others_alone(
+    client: httpx.AsyncClient, source: Source
+) -> None:
+    theirs, shared = (
+        {"Authorization": f"Bearer {each}"}
+        for each in (source.token(sub="erin", iat=time.time()), token(sub="erin"))
+    )
+    await client.post("/api/tasks", json={"title": "x"}, headers=shared)
+    await client.post("/api/tasks", json={"title": "x"}, headers=theirs)
+
+    renamed = await client.patch("/api/v1/auth/me", json={"name": "Erin"}, headers=theirs)
+    deleted = await client.delete("/api/v1/auth/me", headers=theirs)
+
+    assert (renamed.status_code, renamed.json()["id"]) == (200, "erin")
+    assert deleted.status_code == 204
+    assert (await client.get("/api/v1/auth/me", headers=shared)).json()["name"] is None
+    assert len((await client.get("/api/tasks", headers=shared)).json()) == 1
+
+
 def hmac_of(secret: bytes, **header: object) -> str:
     """Sign by HMAC with what is public, which PyJWT itself refuses to do."""
     claims = {"sub": "ada", "exp": time.time() + 600}
