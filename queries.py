@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, NotRequired
 
 from sqlalchemy import (
     ARRAY,
@@ -230,9 +230,9 @@ def _order(sort: Sort) -> tuple[Any, _Key]:
 
 
 class Listed(TaskRead):
-    """A task of a list, and its owner's revision."""
+    """A task of a list, and its owner's revision, which is no part of it."""
 
-    owner_rev: int
+    owner_rev: NotRequired[int]
 
 
 @cache

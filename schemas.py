@@ -253,7 +253,7 @@ class TaskCreate(_Body):
     completed: StrictBool = False
     priority: Priority = "medium"
     due_date: Timestamp | None = Field(None, examples=["2026-12-01T17:00:00Z"])
-    tags: TagNames = []
+    tags: TagNames = Field(default_factory=list)
 
 
 class Completion(_Body):
@@ -374,7 +374,7 @@ class TaskFilter(BaseModel):
         None, description="Only tasks of this priority.", examples=["high"]
     )
     tag: list[TagName] = Field(
-        [],
+        default_factory=list,
         max_length=20,
         description="Only tasks with the tag of this name; repeated: with all of them.",
         examples=[["home"]],

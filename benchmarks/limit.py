@@ -1,7 +1,8 @@
 """The practical limit in Python: four of the service's operations with nothing in between.
 
 A bare ASGI function, asyncpg and orjson; no framework, no validation, no log. `run.py` measures
-the service against it, so it keeps to the service's tables, statements and JSON members.
+the service against it, so it keeps to the service's tables, statements and JSON members, but has no
+tags and no revisions: it gives what it finds.
 """
 # ruff: noqa: S608 - the statements are composed of the constants below
 
@@ -14,7 +15,8 @@ import jwt
 import orjson
 from starlette.types import Receive, Scope, Send
 
-TASK = "id, user_id, title, description, completed, priority, due_date, created_at, updated_at"
+COLUMNS = "id user_id title description completed priority due_date created_at updated_at rev"
+TASK = COLUMNS.replace(" ", ", ")
 LIST = f"SELECT {TASK} FROM tasks WHERE user_id = $1 ORDER BY created_at DESC, id DESC LIMIT $2"
 GET = f"SELECT {TASK} FROM tasks WHERE user_id = $1 AND id = $2"
 TOGGLE = f"""

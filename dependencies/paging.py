@@ -1,5 +1,6 @@
 """Pages of a list. The next begins where one ended, whatever is written in between."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -34,9 +35,9 @@ class Paging:
         after, after_id = orjson.loads(place)
         return {"after": after, "after_id": after_id}
 
-    def end(self, user_id: str, query: TaskFilter, tasks: list[TaskRead]) -> list[TaskRead]:
+    def end(self, user_id: str, query: TaskFilter, tasks: Sequence[TaskRead]) -> list[TaskRead]:
         """Cut off the task that only says that there are more, and link to them."""
-        page = tasks[: query.limit]
+        page = list(tasks[: query.limit])
         if len(page) < len(tasks):
             last: dict[str, Any] = {**page[-1]}
             name = query.sort.removeprefix("-")
@@ -54,7 +55,7 @@ class Paging:
 
 
 def _context(user_id: str, query: TaskFilter) -> bytes:
-    return orjson.dumps([user_id, query.model_dump(exclude={"limit", "cursor"})])
+    return orjson.dumps([user_id, vars(query) | {"limit": None, "cursor": None}])
 
 
 async def paging(request: Request, response: Response) -> Paging:

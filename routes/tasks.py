@@ -100,8 +100,11 @@ async def list_tasks(  # noqa: PLR0913, PLR0917  (what it depends on)
     rows = await queries.list_tasks(_shape(query)).all(owner=user_id, **values)
     rev = rows[0]["owner_rev"]
     _offer(request, response, f'W/"{rev}"', rev, known)
-    tasks = [queries.task_of(row) for row in rows if row["id"] is not None]
-    return paging.end(user_id, query, tasks)
+    if rows[0]["id"] is None:
+        return []
+    for row in rows:
+        del row["owner_rev"]  # which costs less than taking the task out of each
+    return paging.end(user_id, query, rows)
 
 
 @router.get("/changes")
@@ -244,7 +247,7 @@ def _filter(query: TaskFilter) -> dict[str, Any]:
     return {
         "priorities": [query.priority] if query.priority else PRIORITIES,
         "tag_keys": list({folded(name) for name in query.tag}),
-        "pattern": "%" + re.sub(r"([%_\\])", r"\\\1", query.search or "") + "%",
+        "pattern": query.search and "%" + re.sub(r"([%_\\])", r"\\\1", query.search) + "%",
         "due_after": query.due_after or FIRST_MOMENT,
         "due_before": query.due_before or LAST_MOMENT,
     }

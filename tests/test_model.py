@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, get_args
 from urllib.parse import urlencode
 
+from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -340,11 +341,14 @@ async def call_one(
     queries=st.lists(QUERIES, min_size=6, max_size=10),
 )
 async def test_the_service_is_a_dictionary(
+    app: FastAPI,
     connect: Callable[[str | None], Person],
     tasks: list[Task],
     calls: list[tuple[Any, ...]],
     queries: list[dict[str, Any]],
 ) -> None:
+    # The service stood still while Hypothesis was making this up, which may take seconds at first.
+    await app.state.revocations.load()
     example = next(_examples)
     people = [connect(token(sub=f"model-{example}-{number}")) for number in range(3)]
     model = Model()
