@@ -32,6 +32,9 @@ TICK_SECONDS = 1.0
 SILENCE_SECONDS = 15.0
 """After so long without an event a comment keeps the connection alive, and the query is run."""
 
+WATCH_SECONDS = 60.0
+"""How often a stream asks to be told: what it asks for holds for five minutes."""
+
 SLOW_SECONDS = 20.0
 """A reader that takes nothing for so long is cut off."""
 
@@ -181,6 +184,7 @@ async def stream(
     with live.waiter(claims.user_id) as waiter:
         yield _event("ready", {"rev": rev}, rev)
         looked = told = time.monotonic()
+        watched = -math.inf
         waiter.set()
         while is_good():
             now = time.monotonic()
@@ -188,6 +192,9 @@ async def stream(
                 waiter.clear()
                 looked = now
                 try:
+                    if now - watched > WATCH_SECONDS:
+                        await queries.WATCH.one(owner=claims.user_id)
+                        watched = now
                     page = await read_changes(claims.user_id, rev)
                 except Problem:  # the database is out of reach: it is asked again at the next tick
                     looked = -math.inf

@@ -125,6 +125,7 @@ def create_app(configured: settings.Settings) -> FastAPI:
                     app.state.live.kept_up(),
                 ):
                     gc.freeze()  # what is there now stays: no need to look through it again
+                    gc.set_threshold(10_000)  # a request makes many objects and hardly a cycle
                     yield
                 app.state.passwords.close()
 

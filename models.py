@@ -61,6 +61,7 @@ class User(SQLModel, table=True):
     name: str | None = Field(sa_type=Text)
     created_at: datetime = Field(sa_column_kwargs={"server_default": func.now()})
     rev: int = Field(sa_type=BigInteger, sa_column_kwargs={"server_default": "0"})
+    watched_until: datetime | None = None
 
 
 class Task(SQLModel, table=True):

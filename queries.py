@@ -126,7 +126,10 @@ _NOW = {"updated_at": func.now()}
 _ONE: ColumnElement[int] = literal_column("1")
 
 CHANNEL = "todo_changes"
-"""Where the database tells, by the owner's id, that there is a new revision."""
+"""Where the database tells, by the owner's id, that there is a new revision.
+
+Only of an owner whom somebody watches: of all who notify, only one at a time can commit.
+"""
 
 _KNOWN_REVS = bindparam("known", type_=ARRAY(BigInteger), required=True)
 _OWNERS_ROW = select(_ONE.label("one")).subquery("one").outerjoin(User, col(User.id) == OWNER)
@@ -145,7 +148,12 @@ def _with_status(status: Status | BulkStatus) -> list[ColumnElement[bool]]:
 _FIRST = (
     select(col(User.id)).where(col(User.id) == OWNER).with_for_update(key_share=True).cte("first")
 )
-_TELL = func.pg_notify(literal_column(f"'{CHANNEL}'"), col(User.id)).label("told")
+_TELL = case(
+    (
+        col(User.watched_until) > func.now(),
+        func.pg_notify(literal_column(f"'{CHANNEL}'"), col(User.id)),
+    )
+).label("told")
 
 
 def _target(table: type[Task | Tag], *which: ColumnElement[bool]) -> CTE:
@@ -549,7 +557,19 @@ DELETE_TAG = Statement(
     is_serial=True,
 )
 
-FIND_REVISION = Statement(select(_REV.label("rev")).select_from(_OWNERS_ROW), dict[str, int])
+_WATCH: ColumnElement[datetime] = func.now() + literal_column("interval '5 minutes'")
+WATCH = Statement(
+    insert(User)
+    .values(id=OWNER, watched_until=_WATCH)
+    .on_conflict_do_update(index_elements=["id"], set_={"watched_until": _WATCH})
+    .returning(col(User.rev)),
+    dict[str, int],
+)
+"""`owner`: have whatever is written from now on told on the channel, for five minutes.
+
+Gives the owner's revision. It waits for the writes that are under way, as they do for each other,
+so that none is missed.
+"""
 
 
 def task_of(row: TaskRead) -> TaskRead:

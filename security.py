@@ -8,7 +8,7 @@ import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from typing import Any, NamedTuple
 
 import jwt
@@ -319,8 +319,11 @@ class Cursors:
 
     def cursor(self, place: bytes, context: bytes) -> str:
         """Make the cursor of a place."""
-        mac = hmac.digest(self._key, sha256(context).digest() + place, "sha256")
-        return urlsafe_b64encode(mac[:CURSOR_MAC_BYTES] + place).rstrip(b"=").decode()
+        # BLAKE2 with a key (RFC 7693), which costs a third of HMAC.
+        mac = blake2b(
+            blake2b(context).digest() + place, key=self._key, digest_size=CURSOR_MAC_BYTES
+        )
+        return urlsafe_b64encode(mac.digest() + place).rstrip(b"=").decode()
 
     def place(self, cursor: str, context: bytes) -> bytes:
         """Return the place of a cursor that was made here. Raises `InvalidCursor`."""

@@ -126,7 +126,7 @@ async def watch_tasks(
     """Watch your tasks: the same changes as Server-Sent Events, from now on or from a revision."""
     since = query.since if last is None else last
     if since is None:
-        since = (await queries.FIND_REVISION.one(owner=user_id))["rev"]
+        since = (await queries.WATCH.one(owner=user_id))["rev"]
     state = request.app.state
     return EventStream(stream(state.live, state.revocations, request.scope["claims"], since))
 

@@ -158,11 +158,11 @@ def test_a_made_revision_runs_and_passes_the_linter(
     made.set_main_option("version_locations", str(versions))
 
     command.upgrade(made, "head")
-    command.revision(made, "Add notes", autogenerate=True, rev_id="0006")
+    command.revision(made, "Add notes", autogenerate=True, rev_id="0007")
     command.upgrade(made, "head")
     command.check(made)
 
-    path = versions / "0006_add_notes.py"
+    path = versions / "0007_add_notes.py"
     for options in (["check", "--fix", "--ignore", "INP001"], ["format"]):
         ruff = [sys.executable, "-m", "ruff", *options, "--config", str(project / "pyproject.toml")]
         subprocess.run([*ruff, str(path)], check=True)

@@ -16,6 +16,7 @@ import pytest
 
 import db
 import live
+import queries
 from settings import Settings
 from tests.conftest import Person, token
 from tests.test_service import Service, service
@@ -637,6 +638,50 @@ async def test_a_stream_of_a_revoked_token_ends(ada_id: str, app: Any) -> None:
     found = [part async for part in live.stream(app.state.live, app.state.revocations, claims, 0)]
 
     assert len(found) == 1
+
+
+async def test_the_database_tells_only_of_users_whom_somebody_watches(
+    ada: Person, bob: Person, ada_id: str, database: db.Database
+) -> None:
+    told: list[object] = []
+    listener = await asyncpg.connect(database.url)
+    await listener.add_listener("todo_changes", lambda *heard: told.append(heard[-1]))
+    await create(ada)
+    await queries.WATCH.one(owner=ada_id)
+    for person in (bob, ada):
+        task = await create(person)
+        await person.patch(f"/api/tasks/{task['id']}/complete")
+    await listener.execute("UPDATE users SET watched_until = now() WHERE id = $1", ada_id)
+    await create(ada)
+    await listener.execute("SELECT pg_notify('todo_changes', 'the end')")
+
+    while "the end" not in told:
+        await asyncio.sleep(0.01)
+    await listener.close()
+
+    assert told == [ada_id, ada_id, "the end"]
+
+
+async def test_a_stream_goes_on_watching(
+    ada: Person, ada_id: str, app: Any, database: db.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr(live, "TICK_SECONDS", 0.02)
+    monkeypatch.setattr(live, "WATCH_SECONDS", 0.1)
+    claims = app.state.verifier.claims(token(sub=ada_id))
+    await create(ada)
+    found = live.stream(app.state.live, app.state.revocations, claims, 1)
+    await anext(found)
+    other = await asyncpg.connect(database.url)
+    await anext(found)
+    await other.execute("UPDATE users SET watched_until = NULL WHERE id = $1", ada_id)
+
+    for _ in range(4):
+        assert (await anext(found)).startswith(b":")
+    until = await other.fetchval("SELECT watched_until FROM users WHERE id = $1", ada_id)
+    await other.close()
+
+    assert until is not None
 
 
 async def test_a_connection_that_listens_is_tried_and_replaced(
