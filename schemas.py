@@ -280,6 +280,12 @@ class _Form(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class _Query(BaseModel):
+    """What follows the `?`. Requests with the same query share what was read of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
 class Registration(_Form):
     """Who signs up."""
 
@@ -325,10 +331,8 @@ class Farewell(_Form):
     password: Password = Field(examples=["correct horse battery"])
 
 
-class LogoutQuery(BaseModel):
+class LogoutQuery(_Query):
     """What is ended."""
-
-    model_config = ConfigDict(extra="forbid")
 
     everywhere: bool = Field(default=False, description="End every session of the user.")
 
@@ -364,10 +368,8 @@ Sort = Literal[
 """What tasks are sorted by; in descending order with `-` in front."""
 
 
-class TaskFilter(BaseModel):
+class TaskFilter(_Query):
     """The query of the list; a parameter that is not here is refused."""
-
-    model_config = ConfigDict(extra="forbid")
 
     status: Status = Field(Status.all, description="Only tasks that are pending, or completed.")
     priority: Priority | None = Field(
@@ -409,28 +411,22 @@ class TaskFilter(BaseModel):
     )
 
 
-class ChangesFilter(BaseModel):
+class ChangesFilter(_Query):
     """The query of the changes."""
-
-    model_config = ConfigDict(extra="forbid")
 
     since: Digits = Field(ge=0, le=MAX_ID, description="The `rev` of the last answer; 0 at first.")
 
 
-class EventsFilter(BaseModel):
+class EventsFilter(_Query):
     """The query of the live changes."""
-
-    model_config = ConfigDict(extra="forbid")
 
     since: Digits | None = Field(
         None, ge=0, le=MAX_ID, description="The last `rev` that is known; from now on without."
     )
 
 
-class BulkFilter(BaseModel):
+class BulkFilter(_Query):
     """The query of a change to many tasks at once; the status must be named."""
-
-    model_config = ConfigDict(extra="forbid")
 
     status: BulkStatus = Field(description="Which of your tasks are meant.")
 

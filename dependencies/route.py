@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from http import HTTPStatus
 from typing import Any, get_origin
 from urllib.parse import parse_qsl
@@ -27,6 +27,9 @@ from errors import Problem
 
 MAX_BODY_BYTES = 64 * 1024
 BODY_SECONDS = 15.0
+
+MAX_KEPT_QUERY_BYTES = 256
+"""Queries up to this length, as clients send them again and again, are read once."""
 
 
 class Route(APIRoute):
@@ -155,11 +158,18 @@ async def _arguments(
 
 
 def _query(request: Request, field: ModelField) -> tuple[Any, list[Any]]:
-    """Read the query into its model. Of a name given twice, neither value would be right.
+    sent = request.scope["query_string"]
+    read = _read_query if len(sent) <= MAX_KEPT_QUERY_BYTES else _read_query.__wrapped__
+    return read(sent, field)
+
+
+@lru_cache(maxsize=512)
+def _read_query(sent: bytes, field: ModelField) -> tuple[Any, list[Any]]:
+    """Read a query. Of a name given twice, neither value would be right.
 
     But where the model has a list, each is one of its items.
     """
-    given = parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    given = parse_qsl(sent.decode("latin-1"), keep_blank_values=True)
     values: dict[str, Any] = dict(given)
     lists = _lists(field)
     if len(values) < len(given):
