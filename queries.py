@@ -145,9 +145,6 @@ def _with_status(status: Status | BulkStatus) -> list[ColumnElement[bool]]:
 # Revisions. Every write takes its owner's row first, so that writes of one user come one after the
 # other, and a revision is seen only when every one before it is.
 
-_FIRST = (
-    select(col(User.id)).where(col(User.id) == OWNER).with_for_update(key_share=True).cte("first")
-)
 _TELL = case(
     (
         col(User.watched_until) > func.now(),
@@ -160,20 +157,24 @@ def _target(table: type[Task | Tag], *which: ColumnElement[bool]) -> CTE:
     """Find and lock what a write is about, as it is when the owner's other writes are done."""
     return (
         select(col(table.id).label("id"))
-        .select_from(table)
-        .join(_FIRST, _FIRST.c.id == col(table.user_id))
-        .where(col(table.user_id) == OWNER, *which)
+        .select_from(User)
+        .join(table, col(table.user_id) == col(User.id))
+        .where(col(User.id) == OWNER, col(table.user_id) == OWNER, *which)
         .order_by(col(table.id))
-        .with_for_update(of=table)
+        .with_for_update(key_share=True, of=(User, table))  # in this order
         .cte("target")
     )
 
 
 def _bump(target: CTE) -> CTE:
-    """Give the owner a new revision, and wake who waits for one, if there is anything to write."""
+    """Give the owner a new revision, and wake who waits for one, if there is anything to write.
+
+    Counted, because nothing is found any more once the owner's row has changed.
+    """
+    count = select(func.count()).select_from(target).scalar_subquery()
     return (
         update(User)
-        .where(col(User.id) == OWNER, exists(select(target.c.id)))
+        .where(col(User.id) == OWNER, count > literal_column("0"))
         .values(rev=col(User.rev) + _ONE)
         .returning(col(User.rev), _TELL)
         .cte("bump")

@@ -209,6 +209,7 @@ def test_every_statement_names_its_owner() -> None:
 
 def _owner_parameters(sql: str) -> set[int]:
     """Find the parameters that say whose rows are meant, one for each mention of a table."""
+    sql = re.sub(r"FOR NO KEY UPDATE OF [\w, ]+", "", sql)
     mentions = re.findall(
         r"(?:FROM|JOIN|UPDATE|INTO|,)"
         r" (?:tasks|users|tags|task_tags|deletions|idempotency_keys)\b(?!\.)"
