@@ -36,9 +36,9 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.answer += data
-        head, _, body = self.answer.partition(b"\r\n\r\n")
-        length = LENGTH.search(head)
-        if length is None or len(body) < int(length[1]):
+        head, end, body = self.answer.partition(b"\r\n\r\n")
+        length = LENGTH.search(head)  # a 304 has none
+        if not end or len(body) < int(length[1] if length else 0):
             return
         now = perf_counter()
         self.latencies.append(now - self.sent)

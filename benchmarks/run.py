@@ -34,6 +34,7 @@ MAX_RATIO = {"list": 1.7, "tagged list": 2.2, "get": 1.7, "toggle": 1.5, "create
 MAX_P99_MS = 20
 MAX_MEMORY_MIB = 120
 UNLIMITED = dict.fromkeys(("RATE_LIMIT", "AUTH_RATE_LIMIT", "REFRESH_RATE_LIMIT"), "")
+MAX_UNCHANGED_RATIO = 0.6
 HEADER = f"""\
 | | CPU, us | limit | ratio | req/s | limit | p50 / p99, ms (p99 < {MAX_P99_MS}) | limit |
 |---|---|---|---|---|---|---|---|"""
@@ -109,9 +110,13 @@ def bearer(secret: str) -> str:
     return f"Bearer {jwt.encode(claims, secret, 'HS256')}"
 
 
-def request(method: str, path: str, authorization: str, body: str = "") -> bytes:
+def request(
+    method: str, path: str, authorization: str, body: str = "", *, known: str = ""
+) -> bytes:
     lines = [f"{method} /api/tasks{path} HTTP/1.1", "Host: localhost"]
     lines += [f"Authorization: {authorization}", "Accept: application/json"]
+    if known:
+        lines.append(f"If-None-Match: {known}")
     if body:
         lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
     return "\r\n".join([*lines, "", body]).encode()
@@ -174,6 +179,22 @@ def measure(server: Server, operation: Operation, options: argparse.Namespace) -
     )
 
 
+def compare_unchanged(server: Server, users: list[str], options: argparse.Namespace) -> str:
+    """Compare the 304 of a list that the client has with the answer that it replaces."""
+    etag = f'W/"{TASKS}"'  # nothing was written since the tasks were
+    whole = Operation(200, [request("GET", "?limit=20", user) for user in users])
+    known = Operation(304, [request("GET", "?limit=20", user, known=etag) for user in users])
+    _warm_up, *rounds = (
+        [measure(server, operation, options) for operation in (known, whole)]
+        for _ in range(options.rounds + 1)
+    )
+    first, second = map(medians, zip(*rounds, strict=True))
+    return (
+        f"An unchanged list (304) takes {first.cpu_us:.0f} us of CPU, the list {second.cpu_us:.0f}:"
+        f" {first.cpu_us / second.cpu_us:.2f} (<= {MAX_UNCHANGED_RATIO})."
+    )
+
+
 def row(name: str, service: Measurement, limit: Measurement) -> str:
     ratio = service.cpu_us / limit.cpu_us
     cells = [
@@ -194,6 +215,7 @@ def compare(servers: tuple[Server, Server], options: argparse.Namespace, secret:
     users, taggers, writers = ([bearer(secret) for _ in range(USERS)] for _ in range(3))
     tasks, tagged = seed(servers[0], users), seed(servers[0], taggers, ("home", "work"))
     check_same_answers(servers, *tasks[0])
+    unchanged = compare_unchanged(servers[0], users, options) if not options.operation else ""
     print(HEADER)
     for name, operation in operations(tasks, tagged, writers).items():
         if name not in (options.operation or MAX_RATIO):
@@ -204,7 +226,8 @@ def compare(servers: tuple[Server, Server], options: argparse.Namespace, secret:
         )
         print(row(name, *map(medians, zip(*rounds, strict=True))), flush=True)
     now, peak = servers[0].memory_mib("VmRSS"), servers[0].memory_mib("VmHWM")
-    print(f"\nMemory of the worker: {now:.0f} MiB, at most {peak:.0f} (< {MAX_MEMORY_MIB}).")
+    print(f"\n{unchanged}")
+    print(f"Memory of the worker: {now:.0f} MiB, at most {peak:.0f} (< {MAX_MEMORY_MIB}).")
 
 
 def main() -> None:
