@@ -97,7 +97,7 @@ def test_mistakes_do_not_compile(client: Path) -> None:
         names.add(name := f"mistake{number}.ts")
         (client.parent / name).write_text(right.replace(text, mistake))
 
-    done = compiled(client.parent, "--noEmit", *names)
+    done = compiled(client.parent, "--noEmit", "--skipLibCheck", *names)
 
     reported = re.findall(r"^(\w+\.ts)\(\d+,\d+\): error", done.stdout, re.MULTILINE)
     assert set(reported) == names, done.stdout
