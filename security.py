@@ -4,6 +4,7 @@ import hmac
 import math
 import re
 import secrets
+import sys
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping, Sequence
@@ -166,7 +167,7 @@ class Verifier:
             raise InvalidToken("not three parts of base64url")
         try:
             header = jwt.get_unverified_header(token)
-            if header["alg"] != "HS256":
+            if header.get("alg") != "HS256":
                 return self._their_claims(token, header.get("kid"))
             if header.get("typ") == ACCESS_TOKEN_TYPE:
                 return _our_claims(_decode(token, self._secret, Issued(ISSUER)))
@@ -234,9 +235,10 @@ def _moment(payload: dict[str, Any], claim: str) -> float:
     moment = payload.get(claim)
     if isinstance(moment, bool) or not isinstance(moment, int | float):
         raise InvalidToken(f"{claim} is missing or not a number")
-    if not -math.inf < moment < math.inf:
+    # An integer may be larger than any float.
+    if not -sys.float_info.max <= moment <= sys.float_info.max:
         raise InvalidToken(f"{claim} is not finite")
-    return moment
+    return float(moment)
 
 
 def _token_key(user_id: str, payload: dict[str, Any], token: str) -> str:
