@@ -29,9 +29,11 @@ from sqlalchemy import (
     cast,
     delete,
     exists,
+    false,
     func,
     literal_column,
     not_,
+    or_,
     select,
     true,
     tuple_,
@@ -115,6 +117,9 @@ _LINKED = (
     select(col(Link.tag_id))
     .where(col(Link.user_id) == OWNER, col(Link.task_id) == col(Task.id))
     .correlate(Task)
+)
+_LINKED_TO_THIS_ONE = select(col(Link.tag_id)).where(
+    col(Link.user_id) == OWNER, col(Link.task_id) == TASK_ID
 )
 _TASK = _task(_tags(_LINKED))
 _USER = [
@@ -299,12 +304,23 @@ def _given(table: type[Task | Tag | User], members: Iterable[str]) -> dict[str, 
     }
 
 
+class Written(TaskRead):
+    """A task as it was written, and whether its tags may have changed since the statement began."""
+
+    is_stale: NotRequired[bool]
+
+
+_rev_before = select(_REV).select_from(_OWNERS_ROW).scalar_subquery()
+_IS_STALE = (col(Task.rev) != _rev_before + _ONE).label("is_stale")
+"""A statement that had to wait writes what others left, but sees other tables as they were."""
+
+
 def _tagged(write: Insert | Update) -> Select[Any]:
     """Let a task that is written have the tags of these names, and make those that are not there.
 
     What a statement writes it does not see in the tables, so its answer is made of what it wrote.
     """
-    task = write.returning(*_task(_NO_TAGS.label("tags"))).cte("task")
+    task = write.returning(*_task(_NO_TAGS.label("tags")), _IS_STALE).cte("task")
     wanted = func.unnest(_TAG_NAMES, _TAG_KEYS).table_valued("name", "name_key", name="wanted")
     wanted = wanted.render_derived()
     found = (
@@ -345,7 +361,7 @@ def _tagged(write: Insert | Update) -> Select[Any]:
     columns = [
         _as_json(tags) if name == "tags" else task.c[name] for name in TaskRead.__annotations__
     ]
-    return select(*columns).add_cte(linked, unlinked)
+    return select(*columns, task.c.is_stale).add_cte(linked, unlinked)
 
 
 _KEY_LIFETIME: ColumnElement[timedelta] = literal_column("interval '1 day'")
@@ -384,7 +400,7 @@ _KEYED_OWNER = _new_revision(
 
 
 @cache
-def create_task(*, is_tagged: bool = False, is_keyed: bool = False) -> Statement[TaskRead]:
+def create_task(*, is_tagged: bool = False, is_keyed: bool = False) -> Statement[Written]:
     """`owner` and every member: create a task, and the owner too at the first write.
 
     With tags, `tag_names` and `tag_keys`. With a key, `key` and `digest`, and there is no row where
@@ -396,8 +412,8 @@ def create_task(*, is_tagged: bool = False, is_keyed: bool = False) -> Statement
         values["id"] = _fresh.c.id
     new = insert(Task).from_select(list(values), select(*values.values()))
     if is_tagged:
-        return Statement(_tagged(new), TaskRead)
-    return Statement(new.returning(*_task(_NO_TAGS.label("tags"))), TaskRead)
+        return Statement(_tagged(new), Written)
+    return Statement(new.returning(*_task(_NO_TAGS.label("tags"))), Written)
 
 
 class Repeated(TaskRead):
@@ -427,22 +443,49 @@ def _change(bump: CTE, **values: Any) -> Update:  # noqa: ANN401  (of any column
     return update(Task).where(_THIS_ONE).values(rev=bump.c.rev, **_NOW, **values)
 
 
+def _differs(table: type[Task | Tag], members: Iterable[str]) -> ColumnElement[bool]:
+    """Say whether there is anything to write: what changes nothing is no change."""
+    given = _given(table, members).items()
+    return or_(false(), *(table.__table__.c[name].is_distinct_from(new) for name, new in given))  # type: ignore[union-attr]
+
+
+_TAG_COUNT = func.cardinality(_TAG_KEYS)
+_OTHER_TAGS = or_(
+    *(
+        select(func.count()).where(*these).scalar_subquery() != _TAG_COUNT
+        for these in (
+            [col(Link.user_id) == OWNER, col(Link.task_id) == TASK_ID],
+            [
+                col(Tag.user_id) == OWNER,
+                col(Tag.name_key) == any_(_TAG_KEYS),
+                col(Tag.id).in_(_LINKED_TO_THIS_ONE),
+            ],
+        )
+    )
+)
+
+
 @cache
-def update_task(members: frozenset[str]) -> Statement[TaskRead]:
+def update_task(members: frozenset[str]) -> Statement[Written]:
     """`owner`, `task_id`, `match` and the named members: change these and no other.
 
-    Members with `tags` need `tag_names` and `tag_keys`. Then there is no row either where another
-    write came in between, whose tags this one did not see: it is to be run again.
+    There is no row where nothing would change. Members with `tags` need `tag_names` and `tag_keys`,
+    and have no row either where another write came in between, whose tags this one did not see.
     """
+    which = [col(Task.id) == TASK_ID, _MATCHES]
+    differs = _differs(Task, members)
     if "tags" not in members:
-        return Statement(_change(_TARGET, **_given(Task, members)).returning(*_TASK), TaskRead)
+        change = _change(_bump(_target(Task, *which, differs)), **_given(Task, members))
+        return Statement(change.returning(*_TASK, _IS_STALE), Written)
     before = select(col(Task.rev)).where(_THIS_ONE).scalar_subquery()
-    bump = _bump(_target(Task, col(Task.id) == TASK_ID, _MATCHES, col(Task.rev) == before))
-    return Statement(_tagged(_change(bump, **_given(Task, members))), TaskRead)
+    which += [col(Task.rev) == before, differs | _OTHER_TAGS]
+    return Statement(
+        _tagged(_change(_bump(_target(Task, *which)), **_given(Task, members))), Written
+    )
 
 
 TOGGLE_TASK = Statement(
-    _change(_TARGET, completed=not_(col(Task.completed))).returning(*_TASK), TaskRead
+    _change(_TARGET, completed=not_(col(Task.completed))).returning(*_TASK, _IS_STALE), Written
 )
 
 
@@ -529,31 +572,31 @@ CREATE_TAG = Statement(
     TagRead,
 )
 
-_TARGET_TAG = _bump(_target(Tag, col(Tag.id) == TAG_ID))
-_FOUND_TAG = _THIS_TAG & exists(select(_TARGET_TAG.c.rev))
-_touched = (
-    update(Task)
-    .where(
-        _MINE,
-        col(Task.id).in_(
-            select(col(Link.task_id)).where(col(Link.user_id) == OWNER, col(Link.tag_id) == TAG_ID)
-        ),
-    )
-    .values(rev=_TARGET_TAG.c.rev)
-    .cte("touched")
-)
-"""Whoever shows a task shows its tags."""
+
+def _touched(bump: CTE) -> CTE:
+    """Change the tasks with the tag, too: whoever shows a task shows its tags."""
+    tagged = select(col(Link.task_id)).where(col(Link.user_id) == OWNER, col(Link.tag_id) == TAG_ID)
+    write = update(Task).where(_MINE, col(Task.id).in_(tagged)).values(rev=bump.c.rev)
+    return write.cte("touched")
 
 
 @cache
 def update_tag(members: frozenset[str]) -> Statement[TagRead]:
-    """`owner`, `tag_id` and the named members: change these and no other."""
-    change = update(Tag).where(_FOUND_TAG).values(_given(Tag, members))
-    return Statement(change.returning(*_TAG).add_cte(_touched), TagRead, is_serial=True)
+    """`owner`, `tag_id` and the named members: change these and no other.
+
+    There is no row where nothing would change.
+    """
+    bump = _bump(_target(Tag, col(Tag.id) == TAG_ID, _differs(Tag, members)))
+    change = update(Tag).where(_THIS_TAG, exists(select(bump.c.rev))).values(_given(Tag, members))
+    return Statement(change.returning(*_TAG).add_cte(_touched(bump)), TagRead, is_serial=True)
 
 
+_doomed = _bump(_target(Tag, col(Tag.id) == TAG_ID))
 DELETE_TAG = Statement(
-    delete(Tag).where(_FOUND_TAG).returning(col(Tag.id)).add_cte(_touched),
+    delete(Tag)
+    .where(_THIS_TAG, exists(select(_doomed.c.rev)))
+    .returning(col(Tag.id))
+    .add_cte(_touched(_doomed)),
     dict[str, int],
     is_serial=True,
 )

@@ -155,7 +155,7 @@ async def complete_task(
     task = await queries.TOGGLE_TASK.first(owner=user_id, task_id=task_id, match=match)
     if task is None:
         raise await _missed(user_id, task_id)
-    return _tagged(task, response)
+    return _tagged(await _as_written(user_id, task), response)
 
 
 @router.post("", status_code=201, responses=CREATED | REUSED | BODY)
@@ -166,8 +166,10 @@ async def create_task(
     values = _values(task.model_dump())
     statement = queries.create_task(is_tagged=bool(task.tags), is_keyed=key is not None)
     digest = key and sha256(orjson.dumps(values, option=orjson.OPT_SORT_KEYS)).digest()
-    created = await statement.first(owner=user_id, key=key, digest=digest, **values)
-    if created is None:
+    written = await statement.first(owner=user_id, key=key, digest=digest, **values)
+    if written is not None:
+        created = await _as_written(user_id, written)
+    else:
         created = await _repeated(user_id, key, digest)
         response.headers["Idempotency-Replayed"] = "true"
     response.headers["Location"] = f"/api/tasks/{created['id']}"
@@ -301,11 +303,22 @@ async def _change(
         return await _check(user_id, task_id, match)
     statement = queries.update_task(frozenset(members))
     values = _values(members)
+    rev = None
     for _ in range(ATTEMPTS):
         if task := await statement.first(owner=user_id, task_id=task_id, match=match, **values):
-            return task
-        await _check(user_id, task_id, match)
+            return await _as_written(user_id, task)
+        current = await _check(user_id, task_id, match)
+        if "tags" not in members or current["rev"] == rev:  # no other write was in the way
+            return current
+        rev = current["rev"]
     raise Problem("unavailable")
+
+
+async def _as_written(user_id: str, task: queries.Written) -> TaskRead:
+    """Return a task whose tags are those of its revision."""
+    if task.pop("is_stale", False):
+        return await queries.GET_TASK.first(owner=user_id, task_id=task["id"]) or task
+    return task
 
 
 async def _repeated(user_id: str, key: str | None, digest: bytes | str | None) -> TaskRead:

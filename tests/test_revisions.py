@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import random
 import signal
@@ -73,12 +74,16 @@ async def test_what_changes_no_row_has_none(ada: Person, bob: Person) -> None:
     path = f"/api/tasks/{task['id']}"
     theirs = await create(bob)
     tag = (await ada.post("/api/tags", json={"name": "home"})).json()
-    await ada.put(f"{path}/tags/{tag['id']}")
+    task = (await ada.put(f"{path}/tags/{tag['id']}")).json()
     before = await revision(ada)
 
     for method, where, body in [
         ("PATCH", path, {}),
         ("PATCH", path, {"title": ""}),
+        ("PATCH", path, {"title": "Buy milk", "due_date": None}),
+        ("PATCH", path, {"tags": ["HOME"]}),
+        ("PUT", path, task),
+        ("PATCH", f"{path}/complete", {"completed": True}),
         ("PATCH", f"/api/tasks/{theirs['id']}", {"title": "Mine"}),
         ("PATCH", f"/api/tasks/{theirs['id']}", {"tags": ["new"]}),
         ("PATCH", f"/api/tasks/{theirs['id']}/complete", None),
@@ -87,6 +92,7 @@ async def test_what_changes_no_row_has_none(ada: Person, bob: Person) -> None:
         ("DELETE", "/api/tasks?status=pending", None),
         ("PUT", f"{path}/tags/{tag['id']}", None),
         ("PATCH", f"/api/tags/{tag['id']}", {}),
+        ("PATCH", f"/api/tags/{tag['id']}", {"name": "home", "color": None}),
         ("PATCH", "/api/tags/9999999", {"name": "x"}),
         ("DELETE", "/api/tags/9999999", None),
     ]:
@@ -94,8 +100,46 @@ async def test_what_changes_no_row_has_none(ada: Person, bob: Person) -> None:
         await ada.request(method, where, json=body, headers={"If-Match": '"0"'})
 
     assert await revision(ada) == before
+    assert (await ada.get(path)).json() == task
     assert await revision(bob) == 1
     assert {tag["name"] for tag in (await ada.get("/api/tags")).json()} == {"home"}
+
+
+async def test_an_answer_has_the_tags_of_its_revision(ada: Person) -> None:
+    task = await create(ada, tags=["home"])
+    path, found, answers = f"/api/tasks/{task['id']}", {}, list[Task]()
+    tag = (await ada.post("/api/tags", json={"name": "work"})).json()
+    done = asyncio.Event()
+
+    async def write(method: str, path: str, *bodies: Task) -> None:
+        for number in range(40):
+            body = bodies[number % len(bodies)] | {"title": f"Task {number}"}
+            answers.append((await ada.request(method, path, json=body)).json())
+
+    async def change_tags() -> None:
+        for number in itertools.count():
+            method = "PUT" if number % 2 else "DELETE"
+            await ada.request(method, f"{path}/tags/{tag['id']}")
+            for tagged in task["tags"]:
+                color = f"#{number:06x}"
+                await ada.patch(f"/api/tags/{tagged['id']}", json={"color": color})
+            for known in (await ada.get("/api/tasks")).json():
+                found[known["id"], known["rev"]] = known
+            if done.is_set():
+                break
+
+    changing = asyncio.create_task(change_tags())
+    await asyncio.gather(
+        write("PATCH", path, {}),
+        write("PATCH", path, {"tags": ["home", "work"]}, {"tags": ["home"]}),
+        write("POST", "/api/tasks", {"tags": ["home"]}),
+    )
+    done.set()
+    await changing
+
+    comparable = [answer for answer in answers if (answer["id"], answer["rev"]) in found]
+    assert len(comparable) > 5
+    assert comparable == [found[answer["id"], answer["rev"]] for answer in comparable]
 
 
 async def test_changes_of_a_tag_are_changes_of_the_tasks_that_carry_it(ada: Person) -> None:
