@@ -27,6 +27,8 @@ import errors
 from settings import PROJECT, Settings
 
 Row = TypeVar("Row")
+Step = tuple[str, list[Any]]
+"""SQL and its values."""
 
 DEADLINE_SECONDS = 5.0
 """How long a request waits for a free connection, and then for the answer, before it is a 503."""
@@ -36,8 +38,6 @@ MAX_IDLE_SECONDS = 300.0
 
 LISTEN_SECONDS = 15.0
 """How often a connection that only listens is tried, because nothing else tells that it is dead."""
-
-LOCK_OWNER = "SELECT FROM users WHERE id = $1 FOR NO KEY UPDATE"
 
 ATTEMPTS = 3
 _FAILURES = (
@@ -69,14 +69,13 @@ class Statement(Generic[Row]):
         statement: ClauseElement,
         row: type[Row],  # noqa: ARG002  (tells mypy)
         *,
-        is_serial: bool = False,
+        after: "Statement[Any] | None" = None,
     ) -> None:
         """Compile a statement whose rows are dictionaries of the type `row`.
 
-        A serial statement first waits for the other writes of its owner, and then sees what they
-        did.
+        With a statement to run before it, in one transaction, it sees what that one waited for.
         """
-        self.is_serial = is_serial
+        self.after = after
         compiled = statement.compile(dialect=_DIALECT)
         assert isinstance(compiled, SQLCompiler)  # noqa: S101  (tells mypy)
         self.sql = str(compiled)
@@ -84,15 +83,12 @@ class Statement(Generic[Row]):
 
     async def all(self, **values: Any) -> list[Row]:  # noqa: ANN401  (of any column)
         """Run the statement and return its rows."""
-        arguments = [values[name] for name in self.names]
+        steps = [
+            (step.sql, [values[name] for name in step.names]) for step in (self.after, self) if step
+        ]
         for _ in range(ATTEMPTS):
             try:
-                records = await _fetch(
-                    self.sql,
-                    arguments,
-                    DEADLINE_SECONDS,
-                    values["owner"] if self.is_serial else None,
-                )
+                records = await _fetch(steps, DEADLINE_SECONDS)
             except _FAILURES as error:
                 verdict = errors.from_database(error)
                 # Its class and SQLSTATE only: the text of an error may quote a row.
@@ -117,10 +113,8 @@ class Statement(Generic[Row]):
         return row
 
 
-async def _fetch(
-    sql: str, values: list[Any], deadline: float, owner: str | None = None
-) -> "list[asyncpg.Record]":
-    return await _open_pool().fetch(sql, values, deadline, owner)
+async def _fetch(steps: "list[Step]", deadline: float) -> "list[asyncpg.Record]":
+    return await _open_pool().fetch(steps, deadline)
 
 
 def _open_pool() -> "_Pool":
@@ -213,10 +207,8 @@ class _Pool:
         """Make a first connection, to see whether that is possible at all."""
         self._give(await self._connect(DEADLINE_SECONDS))
 
-    async def fetch(
-        self, sql: str, values: list[Any], deadline: float, owner: str | None = None
-    ) -> "list[asyncpg.Record]":
-        """Run a statement on a connection that is free, after the other writes of an owner.
+    async def fetch(self, steps: list[Step], deadline: float) -> "list[asyncpg.Record]":
+        """Run a statement, or several in one transaction, on a connection that is free.
 
         Waiting for one, and then for the answer, may take as long as the deadline each, in seconds.
         """
@@ -227,12 +219,7 @@ class _Pool:
             except asyncpg.PostgresError as error:
                 raise ConnectionError(error.sqlstate) from error  # it lets nobody in, whatever why
             try:
-                if owner is None:
-                    records = await connection.fetch(sql, *values, timeout=deadline)
-                else:
-                    async with connection.transaction():
-                        await connection.execute(LOCK_OWNER, owner, timeout=deadline)
-                        records = await connection.fetch(sql, *values, timeout=deadline)
+                records = await _run(connection, steps, deadline)
             except BaseException as error:
                 if str(getattr(error, "sqlstate", None))[:2] in _HARMLESS:
                     self._give(connection)
@@ -274,7 +261,7 @@ class _Pool:
     def ping(self) -> "asyncio.Task[list[asyncpg.Record]]":
         """Begin a sign of life, or give the one that is under way."""
         if self._ping is None or self._ping.done():
-            self._ping = asyncio.create_task(self.fetch("SELECT 1", [], DEADLINE_SECONDS))
+            self._ping = asyncio.create_task(self.fetch([("SELECT 1", [])], DEADLINE_SECONDS))
         return self._ping
 
     def _give(self, connection: "_Connection") -> None:
@@ -314,6 +301,25 @@ class _Pool:
             self._discard(connection)
         self._free.clear()
         await asyncio.gather(*self._closing)
+
+
+async def _run(
+    connection: "_Connection", steps: list[Step], deadline: float
+) -> "list[asyncpg.Record]":
+    """Run steps, all of them within the deadline, in seconds; the last one's rows count."""
+    if len(steps) == 1:
+        sql, values = steps[0]
+        return await connection.fetch(sql, *values, timeout=deadline)
+    async with asyncio.timeout(deadline):
+        await connection.execute("BEGIN")
+        try:
+            for sql, values in steps:
+                records = await connection.fetch(sql, *values)
+        except asyncpg.PostgresError:
+            await connection.execute("ROLLBACK")
+            raise
+        await connection.execute("COMMIT")
+    return records
 
 
 def _miss(turn: "asyncio.Future[None]") -> None:

@@ -158,6 +158,13 @@ _TELL = case(
 ).label("told")
 
 
+_LOCK_OWNER = Statement(
+    select(col(User.id)).where(col(User.id) == OWNER).with_for_update(key_share=True),
+    dict[str, str],
+)
+"""What one statement cannot do after it, because it would not see what was written meanwhile."""
+
+
 def _target(table: type[Task | Tag], *which: ColumnElement[bool]) -> CTE:
     """Find and lock what a write is about, as it is when the owner's other writes are done."""
     return (
@@ -537,7 +544,7 @@ def _relink(link: Insert | Delete, tags: Select[Any] | CompoundSelect[Any]) -> S
     """Change the task too, where the change of its tags has changed anything."""
     changed = link.returning(col(Link.task_id).label("id")).cte("changed")
     return Statement(
-        _change(_bump(changed)).returning(*_task(_tags(tags))), TaskRead, is_serial=True
+        _change(_bump(changed)).returning(*_task(_tags(tags))), TaskRead, after=_LOCK_OWNER
     )
 
 
@@ -588,7 +595,7 @@ def update_tag(members: frozenset[str]) -> Statement[TagRead]:
     """
     bump = _bump(_target(Tag, col(Tag.id) == TAG_ID, _differs(Tag, members)))
     change = update(Tag).where(_THIS_TAG, exists(select(bump.c.rev))).values(_given(Tag, members))
-    return Statement(change.returning(*_TAG).add_cte(_touched(bump)), TagRead, is_serial=True)
+    return Statement(change.returning(*_TAG).add_cte(_touched(bump)), TagRead, after=_LOCK_OWNER)
 
 
 _doomed = _bump(_target(Tag, col(Tag.id) == TAG_ID))
@@ -598,7 +605,7 @@ DELETE_TAG = Statement(
     .returning(col(Tag.id))
     .add_cte(_touched(_doomed)),
     dict[str, int],
-    is_serial=True,
+    after=_LOCK_OWNER,
 )
 
 _WATCH: ColumnElement[datetime] = func.now() + literal_column("interval '5 minutes'")

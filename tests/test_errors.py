@@ -232,7 +232,7 @@ async def test_names_of_prepared_statements_are_nobody_elses(ada: Person) -> Non
     """Else, through a transaction pooler, one process would run another's statement."""
     await list_ids(ada)
 
-    rows = await db._fetch("SELECT name FROM pg_prepared_statements", [], 1)  # noqa: SLF001  (on the service's own connection)
+    rows = await db._fetch([("SELECT name FROM pg_prepared_statements", [])], 1)  # noqa: SLF001  (on the service's own connection)
 
     assert rows
     assert all(re.fullmatch(r"todo_stmt_[0-9a-f]{32}", row["name"]) for row in rows)

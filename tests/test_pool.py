@@ -66,7 +66,7 @@ async def test_there_are_as_many_connections_as_the_setting_says(
     async with db.connect(configured.model_copy(update={"database_pool_size": 2}), database.url):
         found = await asyncio.gather(
             *(
-                db._fetch("SELECT pg_backend_pid() AS pid FROM pg_sleep(0.05)", [], 5)  # noqa: SLF001  (on a pooled connection)
+                db._fetch([("SELECT pg_backend_pid() AS pid FROM pg_sleep(0.05)", [])], 5)  # noqa: SLF001  (on a pooled connection)
                 for _ in range(6)
             )
         )
@@ -81,7 +81,7 @@ async def test_through_a_pooler_no_statement_stays_prepared(
     settings = configured.model_copy(update={"database_pooler": pooler})
     async with db.connect(settings, database.url):
         await queries.GET_TASK.first(owner="ada", task_id=1)
-        kept = await db._fetch("SELECT statement FROM pg_prepared_statements", [], 1)  # noqa: SLF001  (on a pooled connection)
+        kept = await db._fetch([("SELECT statement FROM pg_prepared_statements", [])], 1)  # noqa: SLF001  (on a pooled connection)
 
     assert bool(kept) is not pooler
 
@@ -115,14 +115,14 @@ async def test_a_connection_that_the_server_closed_is_replaced(
 async def test_a_connection_that_lost_its_statements_is_replaced(ada: Person) -> None:
     """As behind a transaction pooler that nobody told us of."""
     task = await create(ada)
-    await db._fetch("DEALLOCATE ALL", [], 1)  # noqa: SLF001  (on a pooled connection)
+    await db._fetch([("DEALLOCATE ALL", [])], 1)  # noqa: SLF001  (on a pooled connection)
 
     assert (await ada.get(f"/api/tasks/{task['id']}")).json() == task
 
 
 async def test_a_connection_to_a_server_that_became_read_only_is_replaced(ada: Person) -> None:
     """As after a failover, when the name leads to another server by now."""
-    await db._fetch("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", [], 1)  # noqa: SLF001  (on a pooled connection)
+    await db._fetch([("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", [])], 1)  # noqa: SLF001  (on a pooled connection)
 
     answers = [await ada.post("/api/tasks", json={"title": "x"}) for _ in range(2)]
 
