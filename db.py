@@ -70,12 +70,14 @@ class Statement(Generic[Row]):
         row: type[Row],  # noqa: ARG002  (tells mypy)
         *,
         after: "Statement[Any] | None" = None,
+        deadline: float | None = None,
     ) -> None:
         """Compile a statement whose rows are dictionaries of the type `row`.
 
         With a statement to run before it, in one transaction, it sees what that one waited for.
+        One that may take longer than others has a deadline of its own, in seconds.
         """
-        self.after = after
+        self.after, self.deadline = after, deadline
         compiled = statement.compile(dialect=_DIALECT)
         assert isinstance(compiled, SQLCompiler)  # noqa: S101  (tells mypy)
         self.sql = str(compiled)
@@ -88,7 +90,7 @@ class Statement(Generic[Row]):
         ]
         for _ in range(ATTEMPTS):
             try:
-                records = await _fetch(steps, DEADLINE_SECONDS)
+                records = await _fetch(steps, self.deadline or DEADLINE_SECONDS)
             except _FAILURES as error:
                 verdict = errors.from_database(error)
                 # Its class and SQLSTATE only: the text of an error may quote a row.
@@ -143,10 +145,13 @@ async def listen(
     try:
         connection = await asyncpg.connect(url, timeout=DEADLINE_SECONDS, statement_cache_size=0)
         try:
+            closed = asyncio.Event()
+            connection.add_termination_listener(lambda _: closed.set())
             await connection.add_listener(channel, lambda *told: heard(told[-1]))
             begun()
-            while True:
-                await asyncio.sleep(LISTEN_SECONDS)
+            while not closed.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(closed.wait(), LISTEN_SECONDS)
                 await connection.execute("SELECT 1", timeout=DEADLINE_SECONDS)
         finally:
             connection.terminate()

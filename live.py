@@ -10,7 +10,7 @@ import math
 import signal
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -158,6 +158,10 @@ def _event(name: str, data: object, rev: int | None) -> bytes:
 
 class EventStream(EventSourceResponse):
     """FastAPI's, which cuts off a reader that takes nothing."""
+
+    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
+        """Tell nginx not to keep events back until there are many."""
+        super().init_headers({**(headers or {}), "X-Accel-Buffering": "no"})
 
     async def stream_response(self, send: Send) -> None:
         """Send what there is, each part within a time."""

@@ -216,7 +216,9 @@ class Accounts:
 
     async def delete(self, user_id: str, password: str | None) -> None:
         """Delete a user with all that is theirs. Raises `Problem` 403, 422, 429, 503."""
-        account = await queries.FIND_OWN_ACCOUNT.one(owner=user_id)
+        account = await queries.FIND_OWN_ACCOUNT.first(owner=user_id)
+        if account is None:
+            raise Problem("token_revoked")  # it was deleted in between
         if account["password_hash"] is not None:
             if password is None:
                 raise _invalid("password", "is required")

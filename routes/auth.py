@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Form, Query, Request
 
 import queries
 from dependencies import CurrentUser, MyAccounts, Route, SignInLimit, UserId, check_origin
-from errors import BODY, answers
+from errors import BODY, Problem, answers
 from schemas import (
     Credentials,
     Farewell,
@@ -80,7 +80,10 @@ async def get_me(user: CurrentUser) -> UserRead:
 async def update_me(change: UserPatch, _: CurrentUser, request: Request) -> UserRead:
     """Change your name."""
     # Not by the id that the user is shown, which a user of another issuer may have too.
-    return await queries.RENAME_USER.one(owner=request.scope["user_id"], name=change.name)
+    user = await queries.RENAME_USER.first(owner=request.scope["user_id"], name=change.name)
+    if user is None:
+        raise Problem("token_revoked")  # it was deleted in between
+    return user
 
 
 @router.post("/password", responses=SIGNED_IN | FORM | PROVEN)

@@ -20,7 +20,7 @@ from dependencies import (
     TaskPaging,
     UserId,
 )
-from errors import BODY, OWNED, Problem, answers, header
+from errors import BODY, OWNED, Problem, answers, bad_parameter, header
 from live import EventStream, read_changes, stream
 from models import Priority
 from schemas import (
@@ -111,6 +111,7 @@ async def list_tasks(  # noqa: PLR0913, PLR0917  (what it depends on)
 async def list_changes(user_id: UserId, query: Annotated[ChangesFilter, Query()]) -> ChangesRead:
     """List what has changed since a revision, deletions too, oldest change first."""
     page = await read_changes(user_id, query.since)
+    _refuse_ahead("since", query.since, page.rev)
     return {
         "rev": page.rev,
         "changed": page.changed,
@@ -124,9 +125,11 @@ async def watch_tasks(
     user_id: UserId, query: Annotated[EventsFilter, Query()], last: LastEventId, request: Request
 ) -> Response:
     """Watch your tasks: the same changes as Server-Sent Events, from now on or from a revision."""
-    since = query.since if last is None else last
+    rev = (await queries.WATCH.one(owner=user_id))["rev"]
+    name, since = ("since", query.since) if last is None else ("Last-Event-ID", last)
     if since is None:
-        since = (await queries.WATCH.one(owner=user_id))["rev"]
+        since = rev
+    _refuse_ahead(name, since, rev)
     state = request.app.state
     return EventStream(stream(state.live, state.revocations, request.scope["claims"], since))
 
@@ -228,6 +231,15 @@ async def delete_tasks(user_id: UserId, query: Annotated[BulkFilter, Query()]) -
     return await queries.delete_tasks(query.status).one(owner=user_id)
 
 
+def _refuse_ahead(name: str, since: int, rev: int) -> None:
+    """Refuse a revision that is still to come: the client has it of data that are gone.
+
+    Raises `Problem` 422.
+    """
+    if since > rev:
+        raise bad_parameter(name, "is ahead of every revision; forget the copy and start from 0")
+
+
 def _shape(query: TaskFilter) -> queries.Shape:
     return queries.Shape(
         status=query.status,
@@ -323,7 +335,9 @@ async def _as_written(user_id: str, task: queries.Written) -> TaskRead:
 
 async def _repeated(user_id: str, key: str | None, digest: bytes | str | None) -> TaskRead:
     """Return what was created under a key before."""
-    row = await queries.FIND_REPEATED.one(owner=user_id, key=key)
+    row = await queries.FIND_REPEATED.first(owner=user_id, key=key)
+    if row is None:
+        raise Problem("unavailable")  # it was cleaned up in between
     if row["digest"] != digest:
         raise Problem("idempotency_key_reused")
     return found(queries.task_of(row) if row["id"] is not None else None)

@@ -15,7 +15,7 @@ import bcrypt
 import httpx
 import jwt
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 
 import db
 import errors
@@ -24,6 +24,8 @@ import passwords
 import queries
 import revocations
 import schemas
+from dependencies.accounts import Accounts
+from routes import auth, tasks
 from settings import Settings
 from tests.conftest import ORIGIN, SECRET, Person, token
 from tests.contract import PASSWORD
@@ -980,3 +982,34 @@ async def test_a_hash_that_nobody_can_read_is_nobodys(
     response = await browser.post(f"{AUTH}/login", json={"email": email, "password": PASSWORD})
 
     assert await code(response) == (401, "invalid_credentials")
+
+
+async def test_a_user_who_is_deleted_meanwhile_is_signed_out(app: FastAPI) -> None:
+    scope = {"type": "http", "app": app, "user_id": "nobody", "client": None}
+    request = Request(scope)
+
+    for call in (
+        auth.update_me(schemas.UserPatch(name="Ada"), {}, request),  # type: ignore[typeddict-item]
+        Accounts(request, Response()).delete("nobody", None),
+    ):
+        with pytest.raises(errors.Problem) as raised:
+            await call
+        assert raised.value.code == "token_revoked"
+    with pytest.raises(errors.Problem) as raised:
+        await tasks._repeated("nobody", "key", b"")  # noqa: SLF001
+    assert raised.value.code == "unavailable"
+
+
+async def test_calls_of_a_user_who_is_being_deleted_are_answered(connect: Connect) -> None:
+    for number in range(8):
+        person = connect(token(sub=f"leaver-{number}", iat=timedelta(seconds=-5)))
+        await create(person)
+        answers = await asyncio.gather(
+            *(person.delete(f"{AUTH}/me") for _ in range(3)),
+            *(person.patch(f"{AUTH}/me", json={"name": "Ada"}) for _ in range(3)),
+            *(
+                person.post("/api/tasks", json={"title": "x"}, headers={"Idempotency-Key": "k"})
+                for _ in range(3)
+            ),
+        )
+        assert {answer.status_code for answer in answers} <= {200, 201, 204, 401, 403, 404, 503}

@@ -170,6 +170,27 @@ async def test_bulk_changes_of_one_user_do_not_deadlock(
     assert "40P01" not in log_lines()
 
 
+async def test_making_one_tag_in_two_ways_does_not_deadlock(
+    ada: Person, ada_id: str, database: db.Database, log_lines: Callable[[], str]
+) -> None:
+    await create(ada)
+    other = await asyncpg.connect(database.url)
+    async with other.transaction():
+        await other.execute("SELECT FROM users WHERE id = $1 FOR UPDATE", ada_id)
+        calls = []
+        for path, body in [
+            ("/api/tasks", {"title": "x", "tags": ["home"]}),
+            ("/api/tags", {"name": "home"}),
+        ]:
+            calls.append(asyncio.create_task(ada.post(path, json=body)))
+            await asyncio.sleep(0.2)  # now it waits
+    answers = await asyncio.gather(*calls)
+    await other.close()
+
+    assert [answer.status_code for answer in answers] == [201, 409]
+    assert "40P01" not in log_lines()
+
+
 async def test_a_turn_that_nobody_takes_any_more_is_passed_on(configured: Settings) -> None:
     pool = db._Pool("", configured.model_copy(update={"database_pool_size": 1}))  # noqa: SLF001
     await pool._enter(1)  # noqa: SLF001

@@ -352,7 +352,19 @@ async def test_changes_tell_what_was_written_since(ada: Person) -> None:
     }
     everything = await changes(ada, 0)
     assert [task["id"] for task in everything["changed"]] == [kept["id"], changed["id"]]
-    assert (await changes(ada, since + 99))["rev"] == since + 2
+    assert (await changes(ada, since + 2))["rev"] == since + 2
+
+
+async def test_a_revision_that_is_still_to_come_is_refused(ada: Person) -> None:
+    await create(ada)
+    for path, headers, parameter in [
+        ("changes?since=2", {}, "since"),
+        ("events?since=2", {}, "since"),
+        ("events?since=0", {"Last-Event-ID": "2"}, "Last-Event-ID"),
+    ]:
+        response = await ada.get(f"/api/tasks/{path}", headers=headers)
+        assert response.status_code == 422
+        assert response.json()["errors"][0]["parameter"] == parameter
 
 
 async def test_what_one_write_changed_is_never_split(
