@@ -248,9 +248,14 @@ def header(name: str, description: str, *, required: bool = True, **schema: str)
     return {name: {"description": description, "required": required, "schema": schema}}
 
 
+_RETRY_AFTER = header("Retry-After", "In how many seconds to try again.", type="integer")
 _HEADERS = {
     401: header("WWW-Authenticate", "The challenge (RFC 6750).", type="string"),
-    503: header("Retry-After", "In how many seconds to try again.", type="integer"),
+    429: _RETRY_AFTER
+    | header(
+        "RateLimit", 'What is left: `"user";r=0;t=42` (seconds).', required=False, type="string"
+    ),
+    503: _RETRY_AFTER,
 }
 _EXAMPLES = {
     "validation_error": {

@@ -161,6 +161,7 @@ def create_app(configured: settings.Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        separate_input_output_schemas=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
 

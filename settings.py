@@ -100,7 +100,14 @@ def _http_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def _origin(url: str) -> str:
+    if urlsplit(url).path or "?" in url:
+        raise ValueError("must be an origin, like https://app.example.com, without a path")
+    return url
+
+
 HTTPURL = Annotated[str, AfterValidator(_http_url)]
+Origin = Annotated[HTTPURL, AfterValidator(_origin)]
 RateLimit = Annotated[str, AfterValidator(_limit)]
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 
@@ -117,7 +124,7 @@ class Settings(BaseSettings):
     database_pool_size: int = Field(default=10, ge=1, le=1000)
     migrate_on_start: bool = True
     better_auth_secret: str | None = Field(default=None, repr=False)
-    better_auth_url: HTTPURL | None = None
+    better_auth_url: Origin | None = None
     jwks_url: HTTPURL | None = None
     jwt_issuer: str | None = None
     jwt_audience: str | None = None

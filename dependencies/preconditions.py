@@ -1,7 +1,8 @@
 """What a request asks of the state that it finds, by its headers."""
 
 import re
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 
@@ -13,7 +14,26 @@ _ENTITY_TAGS = re.compile(f"{_ENTITY_TAG}(,{_ENTITY_TAG})*")
 _REVISION = re.compile(r'"(0|[1-9][0-9]{0,18})"')
 MAX_KEY_LENGTH = 255
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 
+
+def reads_header(name: str, description: str, example: str) -> Callable[[Function], Function]:
+    """Tell `Route` what to document: a header that FastAPI's own parameters would not read so."""
+
+    def mark(function: Function) -> Function:
+        function.__dict__["openapi_parameter"] = {
+            "name": name,
+            "in": "header",
+            "description": description,
+            "schema": {"type": "string"},
+            "example": example,
+        }
+        return function
+
+    return mark
+
+
+@reads_header("If-Match", "Only if the task is as this `ETag` says: 412 otherwise.", '"7"')
 async def if_match(request: Request) -> list[int] | None:
     """Return the revisions that a write may find, None for any (RFC 9110, section 13.1.1).
 
@@ -27,12 +47,14 @@ async def if_match(request: Request) -> list[int] | None:
     return _revisions(sent)
 
 
+@reads_header("If-None-Match", "The `ETag` of what you have: 304 if it is the same.", 'W/"7"')
 async def if_none_match(request: Request) -> list[int] | None:
     """Return the revisions that the client has, None for any (RFC 9110, section 13.1.2)."""
     sent = _header(request, b"if-none-match")
     return None if sent == "*" else _revisions(sent or "")
 
 
+@reads_header("Idempotency-Key", "Makes it safe to send this again.", "8e03978e-40d5-43dd")
 async def idempotency_key(request: Request) -> str | None:
     """Return the key under which the client may send a request again. Raises `Problem` 422."""
     sent = _header(request, b"idempotency-key")
@@ -44,6 +66,7 @@ async def idempotency_key(request: Request) -> str | None:
     return key
 
 
+@reads_header("Last-Event-ID", "The id of the last event: go on from there.", "57")
 async def last_event_id(request: Request) -> int | None:
     """Return the revision after which a stream goes on. Raises `Problem` 422."""
     sent = _header(request, b"last-event-id")

@@ -48,6 +48,9 @@ class Route(APIRoute):
         super().__init__(path, endpoint, **options)
         for reason in _unsupported(self.dependant):
             raise TypeError(f"{path}: {reason}.")
+        marks = [vars(inner.call).get("openapi_parameter") for inner in self.dependant.dependencies]
+        if headers := [mark for mark in marks if mark]:
+            self.openapi_extra = {"parameters": headers}
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Say whether a path is this route's; the framework's way costs several times as much."""

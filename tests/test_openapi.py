@@ -85,6 +85,21 @@ def test_headers_that_clients_use_are_documented(operations: dict[str, Any]) -> 
     assert list(operations["createTask"]["responses"]["201"]["headers"]) == ["Location", "ETag"]
 
 
+def test_headers_that_change_what_a_call_does_are_documented(operations: dict[str, Any]) -> None:
+    named = {
+        (operation["operationId"], parameter["name"])
+        for operation in operations.values()
+        for parameter in operation.get("parameters", [])
+        if parameter["in"] == "header"
+    }
+
+    assert {name for _, name in named} == {
+        *("If-Match", "If-None-Match", "Idempotency-Key", "Last-Event-ID"),
+    }
+    writes = {"updateTask", "patchTask", "completeTask", "deleteTask"}
+    assert {operation for operation, name in named if name == "If-Match"} == writes
+
+
 def test_the_example_of_a_mistake_lists_it() -> None:
     example = answers("validation_error")[422]["content"][PROBLEM]["examples"]["validation_error"]
 

@@ -137,6 +137,8 @@ def test_a_transaction_pooler_is_guessed_and_can_be_said(url: str, pooler: bool)
         ({"BETTER_AUTH_URL": "https://u:canary@a.example"}, "BETTER_AUTH_URL: must look like"),
         ({"JWKS_URL": "http://[x"}, "JWKS_URL: must look like https://"),
         ({"JWKS_URL": "https://a.example:99999"}, "JWKS_URL: must look like https://"),
+        ({"BETTER_AUTH_URL": "https://a.example/api/auth"}, "BETTER_AUTH_URL: must be an origin"),
+        ({"BETTER_AUTH_URL": "https://a.example?x"}, "BETTER_AUTH_URL: must be an origin"),
         ({"JWKS_URL": "https://a.example"}, "JWKS_URL: needs JWT_ISSUER and JWT_AUDIENCE"),
         ({"LOG_LEVEL": "loud"}, "LOG_LEVEL: "),
         ({"LOG_FORMAT": "xml"}, "LOG_FORMAT: "),
