@@ -149,7 +149,7 @@ async def listen(
             connection.add_termination_listener(lambda _: closed.set())
             await connection.add_listener(channel, lambda *told: heard(told[-1]))
             begun()
-            while not closed.is_set():
+            while True:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(closed.wait(), LISTEN_SECONDS)
                 await connection.execute("SELECT 1", timeout=DEADLINE_SECONDS)

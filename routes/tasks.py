@@ -313,14 +313,13 @@ async def _change(
     members = change.model_dump()
     if not members:
         return await _check(user_id, task_id, match)
-    statement = queries.update_task(frozenset(members))
-    values = _values(members)
-    rev = None
+    names = frozenset(members)
+    statement, values, rev = queries.update_task(names), _values(members), None
     for _ in range(ATTEMPTS):
         if task := await statement.first(owner=user_id, task_id=task_id, match=match, **values):
             return await _as_written(user_id, task)
         current = await _check(user_id, task_id, match)
-        if "tags" not in members or current["rev"] == rev:  # no other write was in the way
+        if "tags" not in names or current["rev"] == rev:  # no other write was in the way
             return current
         rev = current["rev"]
     raise Problem("unavailable")
