@@ -508,10 +508,10 @@ def _bury(gone: CTE, bump: CTE) -> CTE:
     )
 
 
-_gone = (
+_gone_task = (
     delete(Task).where(_THIS_ONE, exists(select(_TARGET.c.rev))).returning(col(Task.id)).cte("gone")
 )
-DELETE_TASK = Statement(select(_gone.c.id).add_cte(_bury(_gone, _TARGET)), dict[str, int])
+DELETE_TASK = Statement(select(_gone_task.c.id).add_cte(_bury(_gone_task, _TARGET)), dict[str, int])
 
 
 @cache
@@ -858,10 +858,10 @@ END_SESSION = Statement(
     dict[str, str],
 )
 
-_ended, _revoked = _end(
+_ended, _revoked_with_them = _end(
     col(Session.user_id) == OWNER, col(Session.id) != bindparam("keep", type_=Text, required=True)
 )
-END_SESSIONS = Statement(select(_ended.c.id).add_cte(_revoked), dict[str, str])
+END_SESSIONS = Statement(select(_ended.c.id).add_cte(_revoked_with_them), dict[str, str])
 """`keep` is the session that may go on, or empty."""
 
 _changed = (
@@ -871,26 +871,27 @@ _changed = (
     .returning(*_USER)
     .cte("changed")
 )
-_, _revoked = _end(col(Session.user_id).in_(select(_changed.c.id)))
+_, _revoked_with_password = _end(col(Session.user_id).in_(select(_changed.c.id)))
 CHANGE_PASSWORD = Statement(
-    select(_changed).add_cte(_revoked, _start_session(_changed).cte("started")), UserRead
+    select(_changed).add_cte(_revoked_with_password, _start_session(_changed).cte("started")),
+    UserRead,
 )
 """Ends every session and starts another."""
 
-_gone = (
+_gone_user = (
     delete(User)
     .where(col(User.id) == OWNER, col(User.password_hash).is_not_distinct_from(_KNOWN))
     .returning(col(User.id))
     .cte("gone")
 )
 DELETE_ACCOUNT = Statement(
-    select(_gone.c.id).add_cte(
+    select(_gone_user.c.id).add_cte(
         _revoke(
             union_all(
                 select(_key(SESSION_KEY, col(Session.id))).where(
-                    col(Session.user_id) == _gone.c.id
+                    col(Session.user_id) == _gone_user.c.id
                 ),
-                select(_key(USER_KEY, _gone.c.id)),
+                select(_key(USER_KEY, _gone_user.c.id)),
             )
         ).cte("revoked")
     ),

@@ -93,7 +93,7 @@ class Revocations:
             await asyncio.sleep(next_time - time.monotonic())
 
     async def clean_up(self) -> None:
-        """Delete sessions and revocations that have expired."""
+        """Delete what has expired: sessions, revocations, idempotency keys."""
         await queries.CLEAN_UP.all(
             idle=timedelta(days=self._settings.refresh_idle_days),
             longest=timedelta(days=self._settings.refresh_max_days),
