@@ -1,12 +1,13 @@
 """Tokens of a real Better Auth server, fetched by its own client after a fresh sign-up."""
 
+import asyncio
 import base64
 import hmac
 import itertools
 import json
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import db
-from tests import node
+import key_set
+from settings import Settings
+from tests import node, test_key_set
 from tests.conftest import token
+from tests.test_key_set import Source, outcome
 from tests.test_service import Service, service
 
 _numbers = itertools.count()
@@ -27,6 +31,7 @@ class BetterAuth:
     """The server, in a process of its own."""
 
     def __init__(self, folder: Path, algorithm: str) -> None:
+        self.algorithm = algorithm
         self.process = subprocess.Popen(
             ["node", "server.mjs", algorithm],  # noqa: S607  (wherever it is)
             cwd=folder,
@@ -79,6 +84,12 @@ def running(
     settings = {"DATABASE_URL": database.url, "BETTER_AUTH_URL": better_auth.url}
     with service(shared_clone, **settings) as running:
         yield running
+
+
+@pytest.fixture(scope="module", autouse=True)
+def early(better_auth: BetterAuth) -> list[str]:
+    """Sign two users up before any key is rotated."""
+    return [better_auth.sign_up()["token"] for _ in range(2)]
 
 
 @pytest.fixture
@@ -170,10 +181,130 @@ def test_a_token_of_the_same_key_must_be_of_and_for_the_server(
     assert (code(running, same), code(running, other)) == (None, "invalid_token")
 
 
-def test_keys_rotate_and_the_server_goes_away(
-    better_auth: BetterAuth, running: Service, signed_up: dict[str, str]
+class Relay(Source):
+    """What stands between a service and the server: it passes its keys on, or does worse."""
+
+    def __init__(self, server: BetterAuth) -> None:
+        super().__init__()
+        self.server = server
+        self.is_over = asyncio.Event()
+        self.answers = self.pass_on
+
+    async def pass_on(self) -> bytes:
+        """Answer as the server does."""
+        async with httpx.AsyncClient() as client:
+            response = await client.get(f"{self.server.url}/api/auth/jwks")
+        return self.written(response.content)
+
+    async def hangs(self) -> bytes:
+        """Say nothing until it is over, and answer then."""
+        await self.is_over.wait()
+        return await self.pass_on()
+
+    async def answers_rubbish(self) -> bytes:
+        """Answer with what is no key set."""
+        return self.written(b"<html>")
+
+    async def fails(self) -> bytes:
+        """Answer as a proxy does whose server is down."""
+        return self.written(b"{}", b"502 Bad Gateway")
+
+    async def is_down(self) -> bytes:
+        """Hang up."""
+        raise ConnectionError
+
+
+@pytest.fixture
+async def relay(better_auth: BetterAuth) -> AsyncIterator[Relay]:
+    """Run a relay."""
+    relay = Relay(better_auth)
+    async with test_key_set.served(relay):
+        yield relay
+
+
+@pytest.fixture
+async def relayed(
+    configured: Settings, better_auth: BetterAuth, relay: Relay, signed_up: dict[str, str]
+) -> AsyncIterator[httpx.AsyncClient]:
+    """Give a client of a service that has the server's keys through the relay."""
+    urls = {"better_auth_url": better_auth.url, "jwks_url": relay.url}
+    async with test_key_set.service(configured, **urls) as client:
+        assert await outcome(client, signed_up["token"]) == (200, "")
+        yield client
+
+
+@pytest.mark.parametrize("trouble", ["hangs", "answers_rubbish", "fails", "is_down"])
+async def test_while_its_keys_cannot_be_had_known_ones_are_good_and_others_get_an_answer(
+    better_auth: BetterAuth,
+    relayed: httpx.AsyncClient,
+    relay: Relay,
+    signed_up: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    trouble: str,
 ) -> None:
-    old = signed_up["token"]
+    monkeypatch.setattr(key_set, "COOLDOWN_SECONDS", 0.0)
+    if better_auth.algorithm != "EdDSA":  # to wait once in full is enough
+        monkeypatch.setattr(key_set, "WAIT_SECONDS", 1.0)
+    claims = jwt.decode(signed_up["token"], options={"verify_signature": False})
+    fresh = [better_auth.sign({**claims, "jti": str(number)}) for number in range(3)]
+    better_auth.tell("rotate")
+    unknown = better_auth.sign_up()["token"]
+    relay.answers = getattr(relay, trouble)
+    before = relay.fetches
+
+    async def refused() -> tuple[tuple[int, str], float]:
+        started = time.monotonic()
+        return await outcome(relayed, unknown), time.monotonic() - started
+
+    refusals = [asyncio.create_task(refused()) for _ in range(5)]
+    while relay.fetches == before:
+        await asyncio.sleep(0.01)
+    known = [await outcome(relayed, each) for each in (signed_up["token"], *fresh)]
+    had_to_wait = [not each.done() for each in refusals]
+    found = await asyncio.gather(*refusals)
+
+    assert known == [(200, "")] * 4
+    if trouble == "hangs":  # then those of known keys were all served before the first refusal
+        assert all(had_to_wait)
+        assert relay.fetches == before + 1
+    assert {answer for answer, _ in found} == {(503, "unavailable")}
+    assert max(waited for _, waited in found) < 3
+    relay.answers = relay.pass_on
+    relay.is_over.set()
+    assert await outcome(relayed, unknown) == (200, "")
+
+
+async def test_a_flood_of_unknown_kids_fetches_once_per_cooldown(
+    relayed: httpx.AsyncClient,
+    relay: Relay,
+    signed_up: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cooldown = 0.3
+    monkeypatch.setattr(key_set, "COOLDOWN_SECONDS", cooldown)
+    header = jwt.get_unverified_header(signed_up["token"])
+    _, rest = signed_up["token"].split(".", 1)
+
+    def of_an_unknown_key() -> str:
+        part = json.dumps({**header, "kid": f"unknown {next(_numbers)}"}).encode()
+        return f"{base64.urlsafe_b64encode(part).decode().rstrip('=')}.{rest}"
+
+    found: set[tuple[int, str]] = set()
+    before, started = relay.fetches, time.monotonic()
+    async with asyncio.timeout(10):
+        while relay.fetches < before + 3:
+            flood = (outcome(relayed, of_an_unknown_key()) for _ in range(20))
+            found |= set(await asyncio.gather(*flood))
+            assert relay.fetches - before <= 1 + (time.monotonic() - started) / cooldown
+
+    assert found == {(401, "invalid_token")}
+    assert await outcome(relayed, signed_up["token"]) == (200, "")
+
+
+def test_keys_rotate_and_the_server_goes_away(
+    better_auth: BetterAuth, running: Service, early: list[str]
+) -> None:
+    old, unsent_old = early
     assert code(running, old) is None
 
     assert better_auth.tell("rotate") == "rotated"
@@ -184,5 +315,7 @@ def test_keys_rotate_and_the_server_goes_away(
 
     assert jwt.get_unverified_header(new)["kid"] != jwt.get_unverified_header(old)["kid"]
     assert (code(running, new), code(running, old)) == (None, None)
+    unsent_new = better_auth.sign_up()["token"]
     better_auth.stop()
     assert (code(running, new), code(running, old)) == (None, None)
+    assert (code(running, unsent_new), code(running, unsent_old)) == (None, None)

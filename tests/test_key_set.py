@@ -82,14 +82,21 @@ class Source:
         return jwt.encode(present, KEYS[algorithm], algorithm, headers=headers)
 
 
+@contextlib.asynccontextmanager
+async def served(source: Source) -> AsyncIterator[None]:
+    """Run a source of keys until the block ends."""
+    server = await asyncio.start_server(source.serve, "127.0.0.1", 0)
+    source.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    yield
+    server.close()
+
+
 @pytest.fixture
 async def source() -> AsyncIterator[Source]:
     """Run a source of keys."""
     source = Source()
-    server = await asyncio.start_server(source.serve, "127.0.0.1", 0)
-    source.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    yield source
-    server.close()
+    async with served(source):
+        yield source
 
 
 @contextlib.asynccontextmanager
