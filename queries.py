@@ -476,11 +476,12 @@ _OTHER_TAGS = or_(
 
 
 @cache
-def update_task(members: frozenset[str]) -> Statement[Written]:
+def update_task(members: frozenset[str], *, is_patient: bool = False) -> Statement[Written]:
     """`owner`, `task_id`, `match` and the named members: change these and no other.
 
     There is no row where nothing would change. Members with `tags` need `tag_names` and `tag_keys`,
-    and have no row either where another write came in between, whose tags this one did not see.
+    and have no row either where another write came in between, whose tags this one did not see; a
+    patient one lets the others finish first.
     """
     which = [col(Task.id) == TASK_ID, _MATCHES]
     differs = _differs(Task, members)
@@ -489,9 +490,8 @@ def update_task(members: frozenset[str]) -> Statement[Written]:
         return Statement(change.returning(*_TASK, _IS_STALE), Written)
     before = select(col(Task.rev)).where(_THIS_ONE).scalar_subquery()
     which += [col(Task.rev) == before, differs | _OTHER_TAGS]
-    return Statement(
-        _tagged(_change(_bump(_target(Task, *which)), **_given(Task, members))), Written
-    )
+    change = _change(_bump(_target(Task, *which)), **_given(Task, members))
+    return Statement(_tagged(change), Written, after=_LOCK_OWNER if is_patient else None)
 
 
 TOGGLE_TASK = Statement(

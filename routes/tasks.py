@@ -73,8 +73,6 @@ LISTED: Answers = {
     304: {"description": "Nothing has changed since."},
 }
 EVENTS: Answers = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
-ATTEMPTS = 20
-"""How often a change of a task's tags is tried while others change the same task."""
 
 
 def found(task: TaskRead | None) -> TaskRead:
@@ -313,16 +311,15 @@ async def _change(
     members = change.model_dump()
     if not members:
         return await _check(user_id, task_id, match)
-    names = frozenset(members)
-    statement, values, rev = queries.update_task(names), _values(members), None
-    for _ in range(ATTEMPTS):
+    names, values = frozenset(members), _values(members)
+    for is_patient in (False, True):
+        statement = queries.update_task(names, is_patient=is_patient)
         if task := await statement.first(owner=user_id, task_id=task_id, match=match, **values):
             return await _as_written(user_id, task)
         current = await _check(user_id, task_id, match)
-        if "tags" not in names or current["rev"] == rev:  # no other write was in the way
-            return current
-        rev = current["rev"]
-    raise Problem("unavailable")
+        if "tags" not in names:
+            break
+    return current  # which is what it shall be
 
 
 async def _as_written(user_id: str, task: queries.Written) -> TaskRead:

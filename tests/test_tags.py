@@ -258,17 +258,6 @@ async def test_of_changes_at_once_one_is_the_last(ada: Person) -> None:
     assert (await ada.get(path)).json() in [answer.json() for answer in answers]
 
 
-async def test_changes_that_keep_coming_are_no_error_of_the_client(
-    ada: Person, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = f"/api/tasks/{(await create(ada))['id']}"
-    monkeypatch.setattr("routes.tasks.ATTEMPTS", 0)
-
-    response = await ada.patch(path, json={"tags": ["home"]})
-
-    assert response.status_code == 503
-
-
 async def test_tags_that_come_and_go_break_no_task(ada: Person) -> None:
     tag = await create_tag(ada)
 
