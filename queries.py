@@ -224,13 +224,17 @@ _WITH_THE_LETTERS = func.lower(Task.title).like(func.lower(_PATTERN)) | func.low
 ).like(func.lower(_PATTERN))
 """Written so that the index cannot serve it, all of which would be read for so little."""
 
-_WITH_THE_TAGS = col(Task.id).in_(
+_with_the_tags = (
     select(col(Link.task_id))
     .join(Tag, (col(Tag.user_id) == OWNER) & (col(Tag.id) == col(Link.tag_id)))
     .where(col(Link.user_id) == OWNER, col(Tag.name_key) == any_(_TAG_KEYS))
     .group_by(col(Link.task_id))
     .having(func.count() == func.cardinality(_TAG_KEYS))
+    .cte("with_the_tags")
+    # Else it is run for each task again, where fewer are expected than there are.
+    .prefix_with("MATERIALIZED")
 )
+_WITH_THE_TAGS = col(Task.id).in_(select(_with_the_tags.c.task_id))
 
 
 _Key = Callable[[SQLColumnExpression[Any]], SQLColumnExpression[Any]]
