@@ -1,8 +1,6 @@
 """Tokens of a real Better Auth server, fetched by its own client after a fresh sign-up."""
 
 import asyncio
-import base64
-import hmac
 import itertools
 import json
 import subprocess
@@ -21,6 +19,7 @@ import key_set
 from settings import Settings
 from tests import node, test_key_set
 from tests.conftest import token
+from tests.test_identity import base64url, with_hmac
 from tests.test_key_set import Source, outcome
 from tests.test_service import Service, service
 
@@ -153,12 +152,10 @@ def test_forged_variants_are_refused(
     )
 
     def encoded(part: dict[str, Any]) -> str:
-        return base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=")
+        return base64url(json.dumps(part).encode())
 
     def hmac_signed(secret: bytes) -> str:
-        signed = f"{encoded({**header, 'alg': 'HS256'})}.{payload}"
-        mac = hmac.digest(secret, signed.encode(), "sha256")
-        return f"{signed}.{base64.urlsafe_b64encode(mac).decode().rstrip('=')}"
+        return with_hmac(f"{encoded({**header, 'alg': 'HS256'})}.{payload}", secret)
 
     forged = [
         hmac_signed(json.dumps(key).encode()),
@@ -287,7 +284,7 @@ async def test_a_flood_of_unknown_kids_fetches_once_per_cooldown(
 
     def of_an_unknown_key() -> str:
         part = json.dumps({**header, "kid": f"unknown {next(_numbers)}"}).encode()
-        return f"{base64.urlsafe_b64encode(part).decode().rstrip('=')}.{rest}"
+        return f"{base64url(part)}.{rest}"
 
     found: set[tuple[int, str]] = set()
     before, started = relay.fetches, time.monotonic()

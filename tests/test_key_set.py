@@ -1,9 +1,7 @@
 """Tokens of keys that another server publishes: what it may do, and what its failures may not."""
 
 import asyncio
-import base64
 import contextlib
-import hmac
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,7 +21,7 @@ import main
 import security
 from settings import Settings
 from tests.conftest import SECRET, token
-from tests.test_identity import unsigned
+from tests.test_identity import base64url, unsigned, with_hmac
 
 KEYS: dict[str, Any] = {
     "EdDSA": ed25519.Ed25519PrivateKey.generate(),
@@ -205,9 +203,7 @@ async def test_who_changes_or_deletes_itself_leaves_others_alone(
 def hmac_of(secret: bytes, **header: object) -> str:
     """Sign by HMAC with what is public, which PyJWT itself refuses to do."""
     claims = {"sub": "ada", "exp": time.time() + 600}
-    signed = unsigned({"alg": "HS256", **header}, claims).rstrip(".")
-    mac = hmac.digest(secret, signed.encode(), "sha256")
-    return f"{signed}.{base64.urlsafe_b64encode(mac).decode().rstrip('=')}"
+    return with_hmac(unsigned({"alg": "HS256", **header}, claims).rstrip("."), secret)
 
 
 def pem(algorithm: str) -> bytes:
@@ -443,7 +439,7 @@ UNUSABLE: list[dict[str, Any]] = [
     published("ES256", crv="secp256k1"),
     published("ES256", crv=["P-256"]),
     published("ES256", y="AAAA"),
-    published("RS256", n=base64.urlsafe_b64encode(b"\xff" * 128).decode().rstrip("=")),
+    published("RS256", n=base64url(b"\xff" * 128)),
     OKPAlgorithm.to_jwk(KEYS["EdDSA"], as_dict=True),
 ]
 
