@@ -17,12 +17,10 @@ from benchmarks.run import (
     SERVICE,
     UNLIMITED,
     USERS,
-    Measurement,
     Server,
     bearer,
     database,
-    measure,
-    medians,
+    interleave,
     operations,
     seed,
     serve,
@@ -77,11 +75,9 @@ def main() -> None:
             todo = operations(seed(free, users), tagged, writers)
             print("| | CPU, us, with limits | without | ratio (<= 1.15) |\n|---|---|---|---|")
             for name in MAX_RATIO:
-                rounds: list[tuple[Measurement, Measurement]] = [
-                    (measure(limited, todo[name], options), measure(free, todo[name], options))
-                    for _ in range(options.rounds + 1)
-                ]
-                counted, not_counted = map(medians, zip(*rounds[1:], strict=True))
+                counted, not_counted = interleave(
+                    [(server, todo[name]) for server in (limited, free)], options
+                )
                 ratio = counted.cpu_us / not_counted.cpu_us
                 print(
                     f"| {name} | {counted.cpu_us:.0f} | {not_counted.cpu_us:.0f} | {ratio:.2f} |",

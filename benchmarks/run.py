@@ -179,16 +179,26 @@ def measure(server: Server, operation: Operation, options: argparse.Namespace) -
     )
 
 
+def interleave(
+    sides: list[tuple[Server, Operation]], options: argparse.Namespace
+) -> list[Measurement]:
+    """Measure each side once in every round, the first of which only warms up; give the medians."""
+    _warm_up, *rounds = (
+        [measure(server, operation, options) for server, operation in sides]
+        for _ in range(options.rounds + 1)
+    )
+    return [
+        Measurement(*map(median, zip(*measurements, strict=True)))
+        for measurements in zip(*rounds, strict=True)
+    ]
+
+
 def compare_unchanged(server: Server, users: list[str], options: argparse.Namespace) -> str:
     """Compare the 304 of a list that the client has with the answer that it replaces."""
     etag = f'W/"{TASKS}"'  # nothing was written since the tasks were
     whole = Operation(200, [request("GET", "?limit=20", user) for user in users])
     known = Operation(304, [request("GET", "?limit=20", user, known=etag) for user in users])
-    _warm_up, *rounds = (
-        [measure(server, operation, options) for operation in (known, whole)]
-        for _ in range(options.rounds + 1)
-    )
-    first, second = map(medians, zip(*rounds, strict=True))
+    first, second = interleave([(server, known), (server, whole)], options)
     return (
         f"An unchanged list (304) takes {first.cpu_us:.0f} us of CPU, the list {second.cpu_us:.0f}:"
         f" {first.cpu_us / second.cpu_us:.2f} (<= {MAX_UNCHANGED_RATIO})."
@@ -207,10 +217,6 @@ def row(name: str, service: Measurement, limit: Measurement) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def medians(rounds: Iterable[Measurement]) -> Measurement:
-    return Measurement(*map(median, zip(*rounds, strict=True)))
-
-
 def compare(servers: tuple[Server, Server], options: argparse.Namespace, secret: str) -> None:
     users, taggers, writers = ([bearer(secret) for _ in range(USERS)] for _ in range(3))
     tasks, tagged = seed(servers[0], users), seed(servers[0], taggers, ("home", "work"))
@@ -220,11 +226,8 @@ def compare(servers: tuple[Server, Server], options: argparse.Namespace, secret:
     for name, operation in operations(tasks, tagged, writers).items():
         if name not in (options.operation or MAX_RATIO):
             continue
-        _warm_up, *rounds = (
-            [measure(server, operation, options) for server in servers]
-            for _ in range(options.rounds + 1)
-        )
-        print(row(name, *map(medians, zip(*rounds, strict=True))), flush=True)
+        both = interleave([(server, operation) for server in servers], options)
+        print(row(name, *both), flush=True)
     now, peak = servers[0].memory_mib("VmRSS"), servers[0].memory_mib("VmHWM")
     print(f"\n{unchanged}")
     print(f"Memory of the worker: {now:.0f} MiB, at most {peak:.0f} (< {MAX_MEMORY_MIB}).")
