@@ -77,7 +77,8 @@ class Statement(Generic[Row]):
         With a statement to run before it, in one transaction, it sees what that one waited for.
         One that may take longer than others has a deadline of its own, in seconds.
         """
-        self.after, self.deadline = after, deadline
+        self.deadline = deadline
+        self.steps = (after, self) if after else (self,)
         compiled = statement.compile(dialect=_DIALECT)
         assert isinstance(compiled, SQLCompiler)  # noqa: S101  (tells mypy)
         self.sql = str(compiled)
@@ -85,9 +86,7 @@ class Statement(Generic[Row]):
 
     async def all(self, **values: Any) -> list[Row]:  # noqa: ANN401  (of any column)
         """Run the statement and return its rows."""
-        steps = [
-            (step.sql, [values[name] for name in step.names]) for step in (self.after, self) if step
-        ]
+        steps = [(step.sql, [values[name] for name in step.names]) for step in self.steps]
         for _ in range(ATTEMPTS):
             try:
                 records = await _fetch(steps, self.deadline or DEADLINE_SECONDS)
@@ -115,7 +114,7 @@ class Statement(Generic[Row]):
         return row
 
 
-async def _fetch(steps: "list[Step]", deadline: float) -> "list[asyncpg.Record]":
+async def _fetch(steps: list[Step], deadline: float) -> "list[asyncpg.Record]":
     return await _open_pool().fetch(steps, deadline)
 
 

@@ -177,7 +177,10 @@ class EventStream(EventSourceResponse):
 async def stream(
     live: Live, revocations: Revocations, claims: Claims, rev: int
 ) -> AsyncIterator[bytes]:
-    """Tell of every change after a revision, until the token is not good any more."""
+    """Tell of every change after a revision, until the token is not good any more.
+
+    The user is watched already; here it goes on being so.
+    """
 
     def is_good() -> bool:
         with contextlib.suppress(Problem):
@@ -187,8 +190,7 @@ async def stream(
 
     with live.waiter(claims.user_id) as waiter:
         yield _event("ready", {"rev": rev}, rev)
-        looked = told = time.monotonic()
-        watched = -math.inf
+        looked = told = watched = time.monotonic()
         waiter.set()
         while is_good():
             now = time.monotonic()

@@ -59,6 +59,7 @@ from models import (
     rank,
 )
 from schemas import (
+    MAX_ID,
     BulkStatus,
     Deleted,
     Sort,
@@ -81,6 +82,7 @@ _TAG_KEYS = bindparam("tag_keys", type_=ARRAY(Text), required=True)
 
 _MINE = col(Task.user_id) == OWNER
 _THIS_ONE = _MINE & (col(Task.id) == TASK_ID)
+_LINK_OF_THIS_ONE = (col(Link.user_id) == OWNER) & (col(Link.task_id) == TASK_ID)
 _THIS_TAG = (col(Tag.user_id) == OWNER) & (col(Tag.id) == TAG_ID)
 _TAG = [getattr(Tag, name) for name in TagRead.__annotations__]
 _TAG_AND_KEY = [*_TAG, col(Tag.name_key)]
@@ -117,9 +119,6 @@ _LINKED = (
     select(col(Link.tag_id))
     .where(col(Link.user_id) == OWNER, col(Link.task_id) == col(Task.id))
     .correlate(Task)
-)
-_LINKED_TO_THIS_ONE = select(col(Link.tag_id)).where(
-    col(Link.user_id) == OWNER, col(Link.task_id) == TASK_ID
 )
 _TASK = _task(_tags(_LINKED))
 _USER = [
@@ -468,11 +467,11 @@ _OTHER_TAGS = or_(
     *(
         select(func.count()).where(*these).scalar_subquery() != _TAG_COUNT
         for these in (
-            [col(Link.user_id) == OWNER, col(Link.task_id) == TASK_ID],
+            [_LINK_OF_THIS_ONE],
             [
                 col(Tag.user_id) == OWNER,
                 col(Tag.name_key) == any_(_TAG_KEYS),
-                col(Tag.id).in_(_LINKED_TO_THIS_ONE),
+                col(Tag.id).in_(select(col(Link.tag_id)).where(_LINK_OF_THIS_ONE)),
             ],
         )
     )
@@ -567,9 +566,7 @@ ADD_TAG = _relink(
     union_all(_LINKED, select(TAG_ID)),
 )
 REMOVE_TAG = _relink(
-    delete(Link).where(
-        col(Link.user_id) == OWNER, col(Link.task_id) == TASK_ID, col(Link.tag_id) == TAG_ID
-    ),
+    delete(Link).where(_LINK_OF_THIS_ONE, col(Link.tag_id) == TAG_ID),
     _LINKED.where(col(Link.tag_id) != TAG_ID),
 )
 """These have no row where the task has the tag already, or has it not."""
@@ -676,7 +673,7 @@ _upto = (
 
 
 def _on_page(table: type[Task | Deletion]) -> ColumnElement[bool]:
-    upto = select(func.coalesce(_upto.c.upto, literal_column("9223372036854775807")))
+    upto = select(func.coalesce(_upto.c.upto, literal_column(str(MAX_ID))))
     return (
         (col(table.user_id) == OWNER)
         & (col(table.rev) > _SINCE)

@@ -7,7 +7,7 @@ from urllib.parse import quote
 import orjson
 from fastapi import Depends, Request, Response
 
-from errors import Problem
+from errors import bad_parameter
 from schemas import TaskFilter, TaskRead
 from security import Cursors, InvalidCursor
 
@@ -30,8 +30,7 @@ class Paging:
             place = self._cursors.place(query.cursor, _context(user_id, query))
         except InvalidCursor as error:
             detail = "belongs to another query; take it from Link and change nothing but the limit"
-            errors = [{"detail": detail, "parameter": "cursor"}]
-            raise Problem("validation_error", f"cursor: {detail}", errors=errors) from error
+            raise bad_parameter("cursor", detail) from error
         after, after_id = orjson.loads(place)
         return {"after": after, "after_id": after_id}
 
