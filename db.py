@@ -7,7 +7,7 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -29,6 +29,8 @@ from settings import PROJECT, Settings
 Row = TypeVar("Row")
 Step = tuple[str, list[Any]]
 """SQL and its values."""
+
+Fetching = Coroutine[Any, Any, "list[asyncpg.Record]"]
 
 DEADLINE_SECONDS = 5.0
 """How long a request waits for a free connection, and then for the answer, before it is a 503."""
@@ -100,7 +102,10 @@ class Statement(Generic[Row]):
                 if not isinstance(verdict, errors.TryAgain):
                     raise verdict from error
             else:
-                return cast("list[Row]", [dict(record) for record in records])
+                names = tuple(records[0].keys()) if records else ()
+                # Of a record itself `dict` asks for each value by its name.
+                rows = [dict(zip(names, record, strict=True)) for record in records]
+                return cast("list[Row]", rows)
         raise errors.Problem("unavailable")
 
     async def first(self, **values: Any) -> Row | None:  # noqa: ANN401  (of any column)
@@ -114,8 +119,8 @@ class Statement(Generic[Row]):
         return row
 
 
-async def _fetch(steps: list[Step], deadline: float) -> "list[asyncpg.Record]":
-    return await _open_pool().fetch(steps, deadline)
+def _fetch(steps: list[Step], deadline: float) -> Fetching:
+    return _open_pool().fetch(steps, deadline)
 
 
 def _open_pool() -> "_Pool":
@@ -307,13 +312,17 @@ class _Pool:
         await asyncio.gather(*self._closing)
 
 
-async def _run(
+def _run(connection: "_Connection", steps: list[Step], deadline: float) -> Fetching:
+    """Run steps, all of them within the deadline, in seconds; the last one's rows count."""
+    if len(steps) > 1:
+        return _run_together(connection, steps, deadline)
+    sql, values = steps[0]
+    return connection.fetch(sql, *values, timeout=deadline)
+
+
+async def _run_together(
     connection: "_Connection", steps: list[Step], deadline: float
 ) -> "list[asyncpg.Record]":
-    """Run steps, all of them within the deadline, in seconds; the last one's rows count."""
-    if len(steps) == 1:
-        sql, values = steps[0]
-        return await connection.fetch(sql, *values, timeout=deadline)
     async with asyncio.timeout(deadline):
         await connection.execute("BEGIN")
         try:

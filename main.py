@@ -3,12 +3,14 @@
 import contextlib
 import gc
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.models import OAuth2, OAuthFlowPassword, OAuthFlows
 from fastapi.routing import APIRoute
 from starlette.middleware import Middleware
+from starlette.routing import Router
 from starlette.types import ASGIApp
 
 import db
@@ -53,8 +55,11 @@ class Service(FastAPI):
     """FastAPI, with an OpenAPI document made for the generators of clients."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        """Leave out what the framework puts around our own layers, which do the same."""
-        app: ASGIApp = self.router
+        """Leave out what the framework puts around our own layers, which do the same.
+
+        The innermost is Starlette's router, which does for a request what the routes here need.
+        """
+        app: ASGIApp = partial(Router.app, self.router)
         for layer, arguments, options in reversed(self.user_middleware):
             app = layer(app, *arguments, **options)
         return app
@@ -144,7 +149,7 @@ def create_app(configured: settings.Settings) -> FastAPI:
             *pages.router.routes,
         ],
         middleware=[
-            Middleware(Envelope),
+            Middleware(Envelope, log=logs.request_log(configured)),
             Middleware(
                 CORS,
                 allow_origins=configured.cors_origins,

@@ -1,10 +1,11 @@
 """What surrounds every request: its id, its clock, its log line, and headers for its answer."""
 
-import logging
 import random
 import re
 import time
+from collections.abc import Callable
 from http import HTTPStatus
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
@@ -12,8 +13,6 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import errors
-
-logger = logging.getLogger("todo.requests")
 
 _SANE_REQUEST_ID = re.compile(rb"[\w.:/+=-]{1,128}", re.ASCII)
 _USERS_TASKS = re.compile(r"/api/(?P<user_id>.+)/tasks(?P<rest>/.*)?", re.DOTALL)
@@ -44,17 +43,14 @@ _CACHEABLE = [(b"cache-control", b"private, no-cache"), (b"vary", b"Authorizatio
 class Envelope:
     """The outermost layer of the service. Plain ASGI, because it runs in every request."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, log: Callable[[dict[str, Any]], None]) -> None:
         self.app = app
+        self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and what is answered back."""
-        if scope["type"] == "http":
-            await self._request(scope, receive, send)
-        else:
-            await self.app(scope, receive, _briefly(send))
-
-    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, _briefly(send))
         started = time.perf_counter()
         given = dict(scope["headers"])
         request_id = scope["request_id"] = _request_id(given)
@@ -82,12 +78,13 @@ class Envelope:
             app = _refuse_upgrade if _loses_its_body(scope, given) else self.app
             await app(scope, receive, send_with_headers)
         finally:
-            _log(scope, time.perf_counter() - started)
+            self._log(_summary(scope, time.perf_counter() - started))
 
 
 def _request_id(given: dict[bytes, bytes]) -> str:
     """Keep the caller's id where it is sane, so that both logs tell of one request."""
-    if _SANE_REQUEST_ID.fullmatch(sent := given.get(b"x-request-id", b"")):
+    sent = given.get(b"x-request-id")
+    if sent is not None and _SANE_REQUEST_ID.fullmatch(sent):
         return sent.decode()
     return f"{random.getrandbits(128):032x}"
 
@@ -118,22 +115,19 @@ def _canonical_path(scope: Scope) -> None:
     scope["path"] = path
 
 
-def _log(scope: Scope, seconds: float) -> None:
+def _summary(scope: Scope, seconds: float) -> dict[str, Any]:
     # The route's template and not the path, in which anything may stand.
     route = scope.get("route")
-    logger.info(
-        "%(method)s %(route)s %(status)s in %(ms).1f ms, user %(user_id)s, request %(request_id)s",
-        {
-            "event": "request",
-            "method": scope["method"],
-            "route": getattr(route, "path", None),
-            "status": scope.get("status"),
-            "ms": round(seconds * 1000, 1),
-            "user_id": scope.get("user_id"),
-            "request_id": scope["request_id"],
-            "client": scope["client"][0] if scope.get("client") else None,
-        },
-    )
+    return {
+        "event": "request",
+        "method": scope["method"],
+        "route": getattr(route, "path", None),
+        "status": scope.get("status"),
+        "ms": round(seconds * 1000, 1),
+        "user_id": scope.get("user_id"),
+        "request_id": scope["request_id"],
+        "client": scope["client"][0] if scope.get("client") else None,
+    }
 
 
 def _briefly(send: Send) -> Send:

@@ -105,13 +105,16 @@ def _tags(ids: Select[int] | CompoundSelect[int]) -> Label[Any]:
     return _as_json(mine.subquery("mine"))
 
 
-def _shown(user_id: str) -> ColumnElement[str]:
+def _shown(user_id: BindParameter[str] | str) -> ColumnElement[str]:
     """Show a user's id as its token has it."""
     return func.regexp_replace(user_id, literal_column(f"'^{FOREIGN}'"), literal_column("''"))
 
 
+_SHOWN_OWNER = select(_shown(OWNER)).scalar_subquery().label("user_id")  # found once for all rows
+
+
 def _task(tags: ColumnElement[Any]) -> list[Any]:
-    others = {"tags": tags, "user_id": _shown(Task.user_id).label("user_id")}
+    others = {"tags": tags, "user_id": _SHOWN_OWNER}
     return [others.get(name, getattr(Task, name, None)) for name in TaskRead.__annotations__]
 
 
@@ -213,7 +216,7 @@ class Shape(NamedTuple):
 _PATTERN = bindparam("pattern", type_=Text, required=True)
 _AFTER = bindparam("after", type_=Text, required=True)
 _AFTER_ID = bindparam("after_id", type_=BigInteger, required=True)
-_PRIORITIES = bindparam("priorities", type_=ARRAY(Text), required=True)
+_PRIORITY = bindparam("priority", type_=Text, required=True)
 _DUE_AFTER = bindparam("due_after", type_=DateTime(timezone=True), required=True)
 _DUE_BEFORE = bindparam("due_before", type_=DateTime(timezone=True), required=True)
 
@@ -264,7 +267,7 @@ class Listed(TaskRead):
 
 @cache
 def list_tasks(shape: Shape) -> Statement[Listed]:
-    """`owner`, `limit`, `known`, `priorities` and what the shape needs: the tasks that are meant.
+    """`owner`, `limit`, `known`, `priority` and what the shape needs: the tasks that are meant.
 
     Each with the owner's revision, and one row without a task where there is none, or where the
     revision is known.
@@ -288,11 +291,11 @@ def list_tasks(shape: Shape) -> Statement[Listed]:
         (shape.continued, place < after if descending else place > after),
     ]
     meant = [condition for wanted, condition in filters if wanted]
-    known = any_(_KNOWN_REVS) == _REV
+    known = (any_(_KNOWN_REVS) == _REV).is_(true())
     tasks = (
         select(*_TASK)
-        .where(_MINE, *_with_status(shape.status), col(Task.priority) == any_(_PRIORITIES))
-        .where(not_(known), *meant)
+        .where(_MINE, *_with_status(shape.status), *meant)
+        .where(_PRIORITY.is_(None) | (col(Task.priority) == _PRIORITY), not_(known))
         .order_by(*(part.desc() if descending else part for part in (key(column), col(Task.id))))
         .limit(bindparam("limit", type_=BigInteger, required=True))
         .correlate(User)

@@ -134,6 +134,8 @@ _PASSWORD = (AfterValidator(_no_nul), BeforeValidator(_nfkc))
 Password = Annotated[str, StringConstraints(max_length=128), *_PASSWORD]
 NewPassword = Annotated[str, StringConstraints(min_length=8, max_length=128), *_PASSWORD]
 Digits = Annotated[int, BeforeValidator(_plain_digits)]
+Id = Annotated[int, Field(ge=1, le=MAX_ID), BeforeValidator(_plain_digits)]
+Revision = Annotated[int, Field(ge=0, le=MAX_ID), BeforeValidator(_plain_digits)]
 TagName = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=50),
@@ -281,9 +283,18 @@ class _Form(BaseModel):
 
 
 class _Query(BaseModel):
-    """What follows the `?`. Requests with the same query share what was read of it."""
+    """What follows the `?`. Requests with the same query share what was read of it.
+
+    So it is looked up by its identity, where something was made of it before.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
 
 
 class Registration(_Form):
@@ -414,14 +425,14 @@ class TaskFilter(_Query):
 class ChangesFilter(_Query):
     """The query of the changes."""
 
-    since: Digits = Field(ge=0, le=MAX_ID, description="The `rev` of the last answer; 0 at first.")
+    since: Revision = Field(description="The `rev` of the last answer; 0 at first.")
 
 
 class EventsFilter(_Query):
     """The query of the live changes."""
 
-    since: Digits | None = Field(
-        None, ge=0, le=MAX_ID, description="The last `rev` that is known; from now on without."
+    since: Revision | None = Field(
+        None, description="The last `rev` that is known; from now on without."
     )
 
 

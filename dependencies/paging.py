@@ -1,6 +1,6 @@
 """Pages of a list. The next begins where one ended, whatever is written in between."""
 
-from collections.abc import Sequence
+from functools import lru_cache
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -34,16 +34,16 @@ class Paging:
         after, after_id = orjson.loads(place)
         return {"after": after, "after_id": after_id}
 
-    def end(self, user_id: str, query: TaskFilter, tasks: Sequence[TaskRead]) -> list[TaskRead]:
+    def end(self, user_id: str, query: TaskFilter, tasks: list[Any]) -> list[TaskRead]:
         """Cut off the task that only says that there are more, and link to them."""
-        page = list(tasks[: query.limit])
-        if len(page) < len(tasks):
-            last: dict[str, Any] = {**page[-1]}
+        if len(tasks) > query.limit:
+            tasks.pop()
+            last = tasks[-1]
             name = query.sort.removeprefix("-")
             place = orjson.dumps([last[_MEMBERS.get(name, name)], last["id"]])
             cursor = self._cursors.cursor(place, _context(user_id, query))
             self._response.headers["Link"] = f'<{self._path(cursor)}>; rel="next"'
-        return page
+        return tasks
 
     def _path(self, cursor: str) -> str:
         """Write the path and the query as the client did: it may be below its user's id."""
@@ -54,7 +54,13 @@ class Paging:
 
 
 def _context(user_id: str, query: TaskFilter) -> bytes:
-    return orjson.dumps([user_id, vars(query) | {"limit": None, "cursor": None}])
+    return orjson.dumps([user_id, orjson.Fragment(_meaning(query))])
+
+
+@lru_cache(maxsize=512)
+def _meaning(query: TaskFilter) -> bytes:
+    """Say what all pages of a list have in common."""
+    return orjson.dumps(vars(query) | {"limit": None, "cursor": None})
 
 
 async def paging(request: Request, response: Response) -> Paging:

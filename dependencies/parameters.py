@@ -4,11 +4,7 @@ from typing import Annotated
 
 from fastapi import Path
 
-from schemas import MAX_ID, Digits
+from schemas import Id
 
-TaskId = Annotated[
-    Digits, Path(ge=1, le=MAX_ID, description="The task's id, in decimal digits.", examples=[1])
-]
-TagId = Annotated[
-    Digits, Path(ge=1, le=MAX_ID, description="The tag's id, in decimal digits.", examples=[3])
-]
+TaskId = Annotated[Id, Path(description="The task's id, in decimal digits.", examples=[1])]
+TagId = Annotated[Id, Path(description="The tag's id, in decimal digits.", examples=[3])]

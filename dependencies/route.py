@@ -4,7 +4,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache, lru_cache
-from http import HTTPStatus
 from typing import Any, get_origin
 from urllib.parse import parse_qsl
 
@@ -27,6 +26,7 @@ from errors import Problem
 
 MAX_BODY_BYTES = 64 * 1024
 BODY_SECONDS = 15.0
+NOT_MODIFIED = 304
 
 MAX_KEPT_QUERY_BYTES = 256
 """Queries up to this length, as clients send them again and again, are read once."""
@@ -76,7 +76,7 @@ class Route(APIRoute):
             return await result(scope, receive, send)
         headers, body = extra.raw_headers, b""
         status = extra.status_code or self.status_code or 200
-        if self.response_field and status != HTTPStatus.NOT_MODIFIED:
+        if self.response_field and status != NOT_MODIFIED:
             # What mypy and the database have checked is not validated again.
             body = orjson.dumps(result, option=orjson.OPT_UTC_Z)
             headers.append((b"content-type", b"application/json"))

@@ -1,8 +1,9 @@
 """The tasks of the user whom the token names."""
 
 import re
+from functools import lru_cache
 from hashlib import sha256
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
@@ -22,7 +23,6 @@ from dependencies import (
 )
 from errors import BODY, OWNED, Problem, answers, bad_parameter, header
 from live import EventStream, read_changes, stream
-from models import Priority
 from schemas import (
     FIRST_MOMENT,
     LAST_MOMENT,
@@ -48,7 +48,6 @@ router = APIRouter(
     responses=OWNED,
 )
 
-PRIORITIES = get_args(Priority)
 NOT_FOUND = answers("task_not_found")
 CHANGED = answers("task_not_found", "precondition_failed")
 NO_LINK = answers("task_not_found", "tag_not_found")
@@ -93,9 +92,8 @@ async def list_tasks(  # noqa: PLR0913, PLR0917  (what it depends on)
 ) -> list[TaskRead]:
     """List your tasks, newest first. `Link` leads to the next page, while there is one."""
     start = paging.start(user_id, query)
-    # One more than asked for, to know whether there are more.
-    values = _filter(query) | start | {"limit": query.limit + 1, "known": known}
-    rows = await queries.list_tasks(_shape(query)).all(owner=user_id, **values)
+    statement, values = _read(query)
+    rows = await statement.all(owner=user_id, known=known or None, **values, **start)
     rev = rows[0]["owner_rev"]
     _offer(request, response, f'W/"{rev}"', rev, known)
     if rows[0]["id"] is None:
@@ -238,8 +236,10 @@ def _refuse_ahead(name: str, since: int, rev: int) -> None:
         raise bad_parameter(name, "is ahead of every revision; forget the copy and start from 0")
 
 
-def _shape(query: TaskFilter) -> queries.Shape:
-    return queries.Shape(
+@lru_cache(maxsize=512)
+def _read(query: TaskFilter) -> tuple[Statement[queries.Listed], dict[str, Any]]:
+    """Give the statement of a list, and those of its values that are the query's."""
+    shape = queries.Shape(
         status=query.status,
         tagged=bool(query.tag),
         search=_search(query.search),
@@ -247,22 +247,21 @@ def _shape(query: TaskFilter) -> queries.Shape:
         sort=query.sort,
         continued=query.cursor is not None,
     )
+    values = {
+        "priority": query.priority,
+        "tag_keys": list({folded(name) for name in query.tag}),
+        "pattern": query.search and "%" + re.sub(r"([%_\\])", r"\\\1", query.search) + "%",
+        "due_after": query.due_after or FIRST_MOMENT,
+        "due_before": query.due_before or LAST_MOMENT,
+        "limit": query.limit + 1,  # one more than asked for, to know whether there are more
+    }
+    return queries.list_tasks(shape), values
 
 
 def _search(text: str | None) -> queries.Search:
     if text is None:
         return "none"
     return "words" if re.search(r"[^\W_]{3}", text) else "letters"
-
-
-def _filter(query: TaskFilter) -> dict[str, Any]:
-    return {
-        "priorities": [query.priority] if query.priority else PRIORITIES,
-        "tag_keys": list({folded(name) for name in query.tag}),
-        "pattern": query.search and "%" + re.sub(r"([%_\\])", r"\\\1", query.search) + "%",
-        "due_after": query.due_after or FIRST_MOMENT,
-        "due_before": query.due_before or LAST_MOMENT,
-    }
 
 
 def _etag(task: TaskRead) -> str:

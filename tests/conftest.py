@@ -5,6 +5,7 @@ import itertools
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -167,19 +168,26 @@ def bob(connect: Callable[[str | None], Person], bob_id: str) -> Person:
 
 
 @pytest.fixture
-def log_lines() -> Iterator[Callable[[], str]]:
-    """Collect what the service logs, as it would be printed."""
-    lines: list[str] = []
+def log_lines(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
+    """Collect what the service logs, as it is printed."""
+    printed = ""
 
-    class Collector(logging.Handler):
+    def lines() -> str:
+        nonlocal printed
+        printed += capsys.readouterr().out
+        return printed
+
+    class Printer(logging.Handler):
+        """Prints to where requests are logged; the service's own has what stdout was before."""
+
         def emit(self, record: logging.LogRecord) -> None:
-            lines.append(self.format(record))
+            sys.stdout.write(self.format(record) + "\n")
 
-    collector = Collector()
-    collector.setFormatter(logs.JSONFormatter())
-    logging.getLogger().addHandler(collector)
-    yield lambda: "\n".join(lines)
-    logging.getLogger().removeHandler(collector)
+    printer = Printer()
+    printer.setFormatter(logs.JSONFormatter())
+    logging.getLogger().addHandler(printer)
+    yield lines
+    logging.getLogger().removeHandler(printer)
 
 
 def token(secret: str = SECRET, algorithm: str = "HS256", **claims: object) -> str:

@@ -47,7 +47,7 @@ WHERE tags.name IN ('tag ' || tasks.id / 10 % 20, 'tag 0') OR tasks.id % 5000 = 
 MIDDLE = datetime(2026, 6, 1, tzinfo=UTC)
 VALUES: dict[str, Any] = {
     "owner": "user 3",
-    "priorities": ["low", "medium", "high"],
+    "priority": None,
     "tag_keys": ["tag 7"],
     "pattern": "%number 4711%",
     "due_after": FIRST_MOMENT,
@@ -58,7 +58,7 @@ VALUES: dict[str, Any] = {
 FILTERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "none": ({}, {}),
     "status": ({"status": Status.completed}, {}),
-    "priority": ({}, {"priorities": ["high"]}),
+    "priority": ({}, {"priority": "high"}),
     "one tag": ({"tagged": True}, {}),
     "two tags": ({"tagged": True}, {"tag_keys": ["tag 0", "tag 7"]}),
     "no such tag": ({"tagged": True}, {"tag_keys": ["tag x"]}),

@@ -1,8 +1,12 @@
 """One line a request, and nothing secret in it."""
 
+import io
 import json
 import logging
+import os
+import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -63,6 +67,50 @@ async def test_nothing_secret_is_logged(
 
     assert "canary" not in log_lines()
     assert valid_token not in log_lines()
+
+
+REQUEST = {"event": "request", "method": "GET", "route": "/", "status": 200, "ms": 0.5} | {
+    "user_id": "ada",
+    "request_id": "1",
+}
+
+
+@pytest.mark.parametrize(
+    ("log_format", "level", "printed", "told"),
+    [
+        ("json", logging.INFO, True, []),
+        ("json", logging.WARNING, False, []),
+        ("text", logging.INFO, False, ["GET / 200 in 0.5 ms, user ada, request 1"]),
+        ("text", logging.WARNING, False, []),
+    ],
+)
+def test_requests_are_logged_as_the_settings_say(
+    log_format: str,
+    level: int,
+    printed: bool,
+    told: list[str],
+    configured: settings.Settings,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(level)
+
+    logs.request_log(configured.model_copy(update={"log_format": log_format}))(REQUEST)
+
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [REQUEST.items() <= line.items() for line in lines] == [True] * printed
+    assert caplog.messages == told
+
+
+def test_a_log_that_nobody_reads_fails_no_request(
+    configured: settings.Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with io.FileIO(writer, "w") as nobody:
+        monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=nobody))
+
+        logs.request_log(configured)(REQUEST)
 
 
 @pytest.fixture
