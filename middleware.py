@@ -7,6 +7,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
+from starlette._utils import get_route_path
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
@@ -55,7 +56,7 @@ class Envelope:
         given = dict(scope["headers"])
         request_id = scope["request_id"] = _request_id(given)
         _canonical_path(scope)
-        is_api = scope["path"].startswith("/api/")
+        is_api = scope["route_path"].startswith("/api/")
         if not is_api:
             # Starlette answers a bad range of a file in plain text, and no file here needs ranges.
             scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"range"]
@@ -108,11 +109,11 @@ def _canonical_path(scope: Scope) -> None:
     `/api/tasks/` is `/api/tasks`, and `/api/{user_id}/tasks...` is `/api/tasks...` with an id that
     `verify_jwt` compares with the token's.
     """
-    path = scope["path"].rstrip("/") or "/"
+    path = get_route_path(scope).rstrip("/") or "/"
     if match := _USERS_TASKS.fullmatch(path):
         scope["path_user_id"] = match["user_id"]
         path = "/api/tasks" + (match["rest"] or "")
-    scope["path"] = path
+    scope["route_path"], scope["path"] = path, scope.get("root_path", "") + path
 
 
 def _summary(scope: Scope, seconds: float) -> dict[str, Any]:

@@ -1,8 +1,11 @@
 """Measure the service against the practical limit and print a Markdown table.
 
-Both run as one uvicorn worker each against the same PostgreSQL: the one `DATABASE_URL` names (a
-scratch database: test users stay in it) or a private one that is gone afterwards. Everything of
-the service is on, its log line per request included; only the rate limits are off.
+Both run as uvicorn workers, one at a time, against the same PostgreSQL: the one `DATABASE_URL`
+names (a scratch database: test users stay in it) or a private one that is gone afterwards.
+Everything of the service is on, its log line per request included; only the rate limits are off.
+
+Of one program some processes are a tenth slower than others for as long as they live, so there are
+several of each, and what is said is their mean.
 """
 
 import argparse
@@ -15,10 +18,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http import HTTPStatus
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import mean, median, quantiles
 from typing import NamedTuple
 
 import httpx
@@ -182,7 +185,7 @@ def measure(server: Server, operation: Operation, options: argparse.Namespace) -
 def interleave(
     sides: list[tuple[Server, Operation]], options: argparse.Namespace
 ) -> list[Measurement]:
-    """Measure each side once in every round, the first of which only warms up; give the medians."""
+    """Measure each server once in every round, the first of which only warms up; give medians."""
     _warm_up, *rounds = (
         [measure(server, operation, options) for server, operation in sides]
         for _ in range(options.rounds + 1)
@@ -205,6 +208,10 @@ def compare_unchanged(server: Server, users: list[str], options: argparse.Namesp
     )
 
 
+def average(measurements: list[Measurement]) -> Measurement:
+    return Measurement(*map(mean, zip(*measurements, strict=True)))
+
+
 def row(name: str, service: Measurement, limit: Measurement) -> str:
     ratio = service.cpu_us / limit.cpu_us
     cells = [
@@ -217,18 +224,19 @@ def row(name: str, service: Measurement, limit: Measurement) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def compare(servers: tuple[Server, Server], options: argparse.Namespace, secret: str) -> None:
+def compare(pairs: list[tuple[Server, Server]], options: argparse.Namespace, secret: str) -> None:
     users, taggers, writers = ([bearer(secret) for _ in range(USERS)] for _ in range(3))
-    tasks, tagged = seed(servers[0], users), seed(servers[0], taggers, ("home", "work"))
-    check_same_answers(servers, *tasks[0])
-    unchanged = compare_unchanged(servers[0], users, options) if not options.operation else ""
+    service, _ = pairs[0]
+    tasks, tagged = seed(service, users), seed(service, taggers, ("home", "work"))
+    check_same_answers(pairs[0], *tasks[0])
+    unchanged = compare_unchanged(service, users, options) if not options.operation else ""
     print(HEADER)
     for name, operation in operations(tasks, tagged, writers).items():
         if name not in (options.operation or MAX_RATIO):
             continue
-        both = interleave([(server, operation) for server in servers], options)
-        print(row(name, *both), flush=True)
-    now, peak = servers[0].memory_mib("VmRSS"), servers[0].memory_mib("VmHWM")
+        each = interleave([(server, operation) for pair in pairs for server in pair], options)
+        print(row(name, average(each[::2]), average(each[1::2])), flush=True)
+    now, peak = service.memory_mib("VmRSS"), service.memory_mib("VmHWM")
     print(f"\n{unchanged}")
     print(f"Memory of the worker: {now:.0f} MiB, at most {peak:.0f} (< {MAX_MEMORY_MIB}).")
 
@@ -238,7 +246,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=1, help="per measurement")
-    parser.add_argument("--rounds", type=int, default=11, help="the medians are reported")
+    parser.add_argument("--rounds", type=int, default=7, help="of which the medians count")
+    parser.add_argument("--processes", type=int, default=3, help="of each, whose mean counts")
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--operation", action="append", choices=MAX_RATIO, help="only this one")
     options = parser.parse_args()
@@ -246,8 +255,15 @@ def main() -> None:
     secret = secrets.token_hex(32)
     with database() as url:
         settings = {"DATABASE_URL": url, "BETTER_AUTH_SECRET": secret, **UNLIMITED}
-        with serve(SERVICE, settings) as service, serve(LIMIT, settings) as limit:
-            compare((service, limit), options, secret)
+        with ExitStack() as running:
+            pairs = [
+                (
+                    running.enter_context(serve(SERVICE, settings)),
+                    running.enter_context(serve(LIMIT, settings)),
+                )
+                for _ in range(options.processes)
+            ]
+            compare(pairs, options, secret)
 
 
 if __name__ == "__main__":

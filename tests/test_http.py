@@ -2,7 +2,9 @@
 
 import re
 
+import httpx
 import pytest
+from fastapi import FastAPI
 
 from tests.conftest import ORIGIN, Person
 
@@ -143,3 +145,17 @@ async def test_pages_ask_nobody_else(client: Person, path: str) -> None:
     page = (await client.get(path)).text
 
     assert not re.search(r"(src|href|action)=.(https?:)?//", page)
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/tasks", "/api/{}/tasks/", "/health/live", "/static/demo.js"]
+)
+async def test_paths_are_found_below_the_prefix_of_a_proxy(
+    app: FastAPI, valid_token: str, ada_id: str, path: str
+) -> None:
+    transport = httpx.ASGITransport(app, root_path="/todo")
+    headers = {"Authorization": f"Bearer {valid_token}"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        answer = await client.get("/todo" + path.format(ada_id), headers=headers)
+
+    assert answer.status_code == 200
