@@ -53,7 +53,7 @@ class Envelope:
         if scope["type"] != "http":
             return await self.app(scope, receive, _briefly(send))
         started = time.perf_counter()
-        given = dict(scope["headers"])
+        given = scope["given"] = dict(scope["headers"])  # of a name given twice, the last
         request_id = scope["request_id"] = _request_id(given)
         _canonical_path(scope)
         is_api = scope["route_path"].startswith("/api/")
@@ -150,7 +150,7 @@ class CORS(CORSMiddleware):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Look after requests that scripts of other origins make."""
-        if scope["type"] == "http" and b"origin" in dict(scope["headers"]):
+        if scope["type"] == "http" and b"origin" in scope["given"]:
             await super().__call__(scope, receive, send)
         else:
             await self.app(scope, receive, send)

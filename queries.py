@@ -40,7 +40,7 @@ from sqlalchemy import (
     union_all,
     update,
 )
-from sqlalchemy.dialects.postgresql import Insert, aggregate_order_by, insert
+from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlmodel import col
 from typing_extensions import TypedDict
 
@@ -96,8 +96,9 @@ def _as_json(tags: FromClause) -> Label[Any]:
         for name in TagRead.__annotations__
         for part in (literal_column(f"'{name}'"), tags.c[name])
     ]
-    listed = func.json_agg(aggregate_order_by(func.json_build_object(*members), tags.c.name_key))
-    return select(func.coalesce(listed, _NO_TAGS)).select_from(tags).scalar_subquery().label("tags")
+    objects = select(func.json_build_object(*members)).order_by(tags.c.name_key)
+    # Where there are none, this is [] without more ado, and faster than an aggregate.
+    return func.array_to_json(func.array(objects.scalar_subquery())).label("tags")
 
 
 def _tags(ids: Select[int] | CompoundSelect[int]) -> Label[Any]:

@@ -19,12 +19,17 @@ COLUMNS = "id user_id title description completed priority due_date created_at u
 TASK = COLUMNS.replace(" ", ", ")
 LIST = f"SELECT {TASK} FROM tasks WHERE user_id = $1 ORDER BY created_at DESC, id DESC LIMIT $2"
 GET = f"SELECT {TASK} FROM tasks WHERE user_id = $1 AND id = $2"
+BUMPED = TASK.replace("rev", "tasks.rev")
 TOGGLE = f"""
-    UPDATE tasks SET completed = NOT completed, updated_at = now()
-    WHERE user_id = $1 AND id = $2 RETURNING {TASK}"""
+    WITH bump AS (UPDATE users SET rev = rev + 1 WHERE id = $1 RETURNING rev)
+    UPDATE tasks SET completed = NOT completed, updated_at = now(), rev = bump.rev
+    FROM bump WHERE user_id = $1 AND id = $2 RETURNING {BUMPED}"""
 CREATE = f"""
-    WITH owner AS (INSERT INTO users (id) VALUES ($1) ON CONFLICT (id) DO NOTHING)
-    INSERT INTO tasks (user_id, title) VALUES ($1, $2) RETURNING {TASK}"""
+    WITH bump AS (
+        INSERT INTO users (id, rev) VALUES ($1, 1)
+        ON CONFLICT (id) DO UPDATE SET rev = users.rev + 1 RETURNING rev
+    )
+    INSERT INTO tasks (user_id, title, rev) SELECT $1, $2, rev FROM bump RETURNING {TASK}"""
 
 
 @lru_cache(maxsize=1024)
