@@ -89,9 +89,10 @@ def configure(settings: Settings) -> None:
 def request_log(settings: Settings) -> Callable[[dict[str, Any]], None]:
     """Give what writes the one line of a request.
 
-    JSON is written past the loggers: what they do for a line costs twice as much as all of it.
+    JSON is written past the loggers: what they do for a line costs twice as much as all of it. So
+    handlers that others add see every line but these.
     """
-    if settings.log_format == "json" and _requests.isEnabledFor(logging.INFO):
+    if settings.log_format == "json" and sys.stdout and _requests.isEnabledFor(logging.INFO):
         return _write_request
     return lambda fields: _requests.info(_TEXT, fields)
 
@@ -101,5 +102,5 @@ def _write_request(fields: dict[str, Any]) -> None:
     try:
         sys.stdout.buffer.write(line + b"\n")
         sys.stdout.buffer.flush()
-    except (OSError, ValueError, AttributeError):  # nobody reads it, for which no request fails
+    except (OSError, ValueError):  # nobody reads it, for which no request shall fail
         pass

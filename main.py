@@ -57,7 +57,7 @@ class Service(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         """Leave out what the framework puts around our own layers, which do the same.
 
-        The innermost is Starlette's router, which does for a request what the routes here need.
+        The innermost is Starlette's way through the routes, without FastAPI's telemetry and forms.
         """
         app: ASGIApp = partial(Router.app, self.router)
         for layer, arguments, options in reversed(self.user_middleware):

@@ -53,7 +53,7 @@ class Envelope:
         if scope["type"] != "http":
             return await self.app(scope, receive, _briefly(send))
         started = time.perf_counter()
-        given = scope["given"] = dict(scope["headers"])  # of a name given twice, the last
+        given = scope["given_headers"] = dict(scope["headers"])  # of a name given twice, the last
         request_id = scope["request_id"] = _request_id(given)
         _canonical_path(scope)
         is_api = scope["route_path"].startswith("/api/")
@@ -84,8 +84,7 @@ class Envelope:
 
 def _request_id(given: dict[bytes, bytes]) -> str:
     """Keep the caller's id where it is sane, so that both logs tell of one request."""
-    sent = given.get(b"x-request-id")
-    if sent is not None and _SANE_REQUEST_ID.fullmatch(sent):
+    if _SANE_REQUEST_ID.fullmatch(sent := given.get(b"x-request-id", b"")):
         return sent.decode()
     return f"{random.getrandbits(128):032x}"
 
@@ -150,7 +149,7 @@ class CORS(CORSMiddleware):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Look after requests that scripts of other origins make."""
-        if scope["type"] == "http" and b"origin" in scope["given"]:
+        if scope["type"] == "http" and b"origin" in scope["given_headers"]:
             await super().__call__(scope, receive, send)
         else:
             await self.app(scope, receive, send)

@@ -292,7 +292,7 @@ def list_tasks(shape: Shape) -> Statement[Listed]:
         (shape.continued, place < after if descending else place > after),
     ]
     meant = [condition for wanted, condition in filters if wanted]
-    known = (any_(_KNOWN_REVS) == _REV).is_(true())
+    known = any_(_KNOWN_REVS) == _REV
     tasks = (
         select(*_TASK)
         .where(_MINE, *_with_status(shape.status), *meant)

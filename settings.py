@@ -147,7 +147,7 @@ class Settings(BaseSettings):
         "info"
     )
     log_format: Annotated[Literal["json", "text"], BeforeValidator(_lower)] = Field(
-        default_factory=lambda: "text" if sys.stdout.isatty() else "json"
+        default_factory=lambda: "text" if sys.stdout and sys.stdout.isatty() else "json"
     )
 
     _split_lists = field_validator("jwt_user_claims", "cors_origins", mode="before")(_split)

@@ -57,7 +57,7 @@ def _context(user_id: str, query: TaskFilter) -> bytes:
     return orjson.dumps([user_id, orjson.Fragment(_meaning(query))])
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=64)
 def _meaning(query: TaskFilter) -> bytes:
     """Say what all pages of a list have in common."""
     return orjson.dumps(vars(query) | {"limit": None, "cursor": None})

@@ -79,7 +79,7 @@ async def last_event_id(request: Request) -> int | None:
 
 def _header(request: Request, name: bytes) -> str | None:
     """Return a header's value; several are one list (RFC 9110, section 5.3)."""
-    if name not in request.scope["given"]:
+    if name not in request.scope["given_headers"]:
         return None
     found: list[bytes] = [value for key, value in request.scope["headers"] if key == name]
     return b", ".join(found).decode("latin-1").strip()

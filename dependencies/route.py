@@ -192,7 +192,7 @@ def _lists(query: ModelField) -> frozenset[str]:
 
 async def _read(request: Request, subtype: str) -> bytes:
     """Read a body of at most 64 KiB. Raises `Problem` 408, 413 or 415."""
-    headers: dict[bytes, bytes] = request.scope["given"]
+    headers: dict[bytes, bytes] = request.scope["given_headers"]
     length = int(headers.get(b"content-length", 0))
     if not length and b"transfer-encoding" not in headers:
         return b""

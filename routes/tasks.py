@@ -93,7 +93,7 @@ async def list_tasks(  # noqa: PLR0913, PLR0917  (what it depends on)
     """List your tasks, newest first. `Link` leads to the next page, while there is one."""
     start = paging.start(user_id, query)
     statement, values = _read(query)
-    rows = await statement.all(owner=user_id, known=known or None, **values, **start)
+    rows = await statement.all(owner=user_id, known=known, **values, **start)
     rev = rows[0]["owner_rev"]
     _offer(request, response, f'W/"{rev}"', rev, known)
     if rows[0]["id"] is None:
@@ -236,7 +236,7 @@ def _refuse_ahead(name: str, since: int, rev: int) -> None:
         raise bad_parameter(name, "is ahead of every revision; forget the copy and start from 0")
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=64)
 def _read(query: TaskFilter) -> tuple[Statement[queries.Listed], dict[str, Any]]:
     """Give the statement of a list, and those of its values that are the query's."""
     shape = queries.Shape(

@@ -164,6 +164,7 @@ async def test_changes_of_a_tag_are_changes_of_the_tasks_that_carry_it(ada: Pers
 
 async def test_a_list_that_is_known_is_not_sent(ada: Person, bob: Person) -> None:
     await create(ada)
+    await create(ada)
     await create(bob)
     first = await ada.get("/api/tasks")
     etag = first.headers["ETag"]
@@ -173,11 +174,12 @@ async def test_a_list_that_is_known_is_not_sent(ada: Person, bob: Person) -> Non
     assert first.headers["Cache-Control"] == again.headers["Cache-Control"] == "private, no-cache"
     varies = {name for each in first.headers.get_list("Vary") for name in each.split(", ")}
     assert varies == {"Authorization", "Origin"}
-    assert (await ada.get("/api/tasks", headers={"If-None-Match": "*"})).status_code == 304
+    any_of_them = await ada.get("/api/tasks?limit=1", headers={"If-None-Match": "*"})
+    assert (any_of_them.status_code, any_of_them.headers.get("Link")) == (304, None)
     for stale in ('W/"0"', "rubbish", '"99999999999999999999"', "W/1"):
         assert (await ada.get("/api/tasks", headers={"If-None-Match": stale})).json()
     await create(ada)
-    assert len((await ada.get("/api/tasks", headers={"If-None-Match": etag})).json()) == 2
+    assert len((await ada.get("/api/tasks", headers={"If-None-Match": etag})).json()) == 3
 
 
 async def test_an_empty_list_has_a_revision_too(ada: Person) -> None:
