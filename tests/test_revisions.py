@@ -467,6 +467,7 @@ def take(mine: dict[int, Task], changed: list[Task], deleted: list[int]) -> None
         mine.pop(task_id, None)
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("number", range(2))
 async def test_who_follows_the_changes_of_16_writers_has_their_list(
     running: Service, number: int
@@ -491,6 +492,7 @@ async def test_who_follows_the_changes_of_16_writers_has_their_list(
     assert {task["id"]: task for task in everything} == mine
 
 
+@pytest.mark.campaign
 async def test_who_follows_the_events_has_their_list_though_the_connection_is_cut(
     running: Service,
 ) -> None:
@@ -600,6 +602,7 @@ async def test_of_several_events_of_one_write_the_last_carries_the_revision(
     assert ids == ["3", None, None, "4"]
 
 
+@pytest.mark.campaign
 async def test_100_idle_streams_leave_the_pool_free_and_end_with_their_token(
     running: Service,
 ) -> None:
