@@ -133,10 +133,10 @@ Name = Annotated[
 _PASSWORD = (AfterValidator(_no_nul), BeforeValidator(_nfkc))
 Password = Annotated[str, StringConstraints(max_length=128), *_PASSWORD]
 NewPassword = Annotated[str, StringConstraints(min_length=8, max_length=128), *_PASSWORD]
-Digits = Annotated[int, BeforeValidator(_plain_digits)]
-# Bounds that come after the validator would be looked at in Python, and miss in OpenAPI.
-Id = Annotated[int, Field(ge=1, le=MAX_ID), BeforeValidator(_plain_digits)]
-Revision = Annotated[int, Field(ge=0, le=MAX_ID), BeforeValidator(_plain_digits)]
+# Bounds stand before it: after it, they would be looked at in Python, and could miss in OpenAPI.
+_DIGITS = BeforeValidator(_plain_digits)
+Id = Annotated[int, Field(ge=1, le=MAX_ID), _DIGITS]
+Revision = Annotated[int, Field(ge=0, le=MAX_ID), _DIGITS]
 TagName = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=50),
@@ -412,7 +412,9 @@ class TaskFilter(_Query):
             "`priority` goes from low to high, and what is equal goes by id."
         ),
     )
-    limit: Digits = Field(500, ge=1, le=500, description="How many at most.")
+    limit: Annotated[int, Field(ge=1, le=500), _DIGITS] = Field(
+        500, description="How many at most."
+    )
     cursor: str | None = Field(
         None,
         max_length=4096,

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from http import HTTPStatus
 from pathlib import Path
@@ -190,10 +190,13 @@ def interleave(
         [measure(server, operation, options) for server, operation in sides]
         for _ in range(options.rounds + 1)
     )
-    return [
-        Measurement(*map(median, zip(*measurements, strict=True)))
-        for measurements in zip(*rounds, strict=True)
-    ]
+    return [combine(median, measurements) for measurements in zip(*rounds, strict=True)]
+
+
+def combine(
+    average: Callable[[Iterable[float]], float], measurements: Iterable[Measurement]
+) -> Measurement:
+    return Measurement(*map(average, zip(*measurements, strict=True)))
 
 
 def compare_unchanged(server: Server, users: list[str], options: argparse.Namespace) -> str:
@@ -206,10 +209,6 @@ def compare_unchanged(server: Server, users: list[str], options: argparse.Namesp
         f"An unchanged list (304) takes {first.cpu_us:.0f} us of CPU, the list {second.cpu_us:.0f}:"
         f" {first.cpu_us / second.cpu_us:.2f} (<= {MAX_UNCHANGED_RATIO})."
     )
-
-
-def average(measurements: list[Measurement]) -> Measurement:
-    return Measurement(*map(mean, zip(*measurements, strict=True)))
 
 
 def row(name: str, service: Measurement, limit: Measurement) -> str:
@@ -235,7 +234,7 @@ def compare(pairs: list[tuple[Server, Server]], options: argparse.Namespace, sec
         if name not in (options.operation or MAX_RATIO):
             continue
         each = interleave([(server, operation) for pair in pairs for server in pair], options)
-        print(row(name, average(each[::2]), average(each[1::2])), flush=True)
+        print(row(name, combine(mean, each[::2]), combine(mean, each[1::2])), flush=True)
     now, peak = service.memory_mib("VmRSS"), service.memory_mib("VmHWM")
     print(f"\n{unchanged}")
     print(f"Memory of the worker: {now:.0f} MiB, at most {peak:.0f} (< {MAX_MEMORY_MIB}).")
