@@ -106,7 +106,10 @@ def create_app(configured: settings.Settings) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with db.locate(configured) as database:
+        with (
+            db.locate(configured) as database,
+            contextlib.closing(Passwords()) as app.state.passwords,
+        ):
             app.state.settings = configured
             app.state.rate_limits = RateLimits(configured)
             app.state.issuer = Issuer(database.secret, configured.access_token_seconds)
@@ -121,7 +124,6 @@ def create_app(configured: settings.Settings) -> FastAPI:
                 user_claims=configured.jwt_user_claims,
             )
             async with db.connect(configured, database.url):
-                app.state.passwords = Passwords()
                 app.state.revocations = Revocations(configured)
                 app.state.live = Live(configured, database.url)
                 async with (
@@ -132,7 +134,6 @@ def create_app(configured: settings.Settings) -> FastAPI:
                     gc.freeze()  # what is there now stays: no need to look through it again
                     gc.set_threshold(10_000)  # a request makes many objects and hardly a cycle
                     yield
-                app.state.passwords.close()
 
     logs.configure(configured)
     return Service(

@@ -71,8 +71,10 @@ class Envelope:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 scope["status"] = message["status"]
-                message["headers"] = [*message["headers"], *added, *scope.get("limits", ())]
+                message["headers"] = [*message["headers"], *added]
                 message["headers"] += _CACHEABLE if "is_cacheable" in scope else caching
+                if limits := scope.get("limits"):
+                    message["headers"] += limits.items()
             await send(message)
 
         try:

@@ -142,11 +142,9 @@ class RateLimits:
 
 def _tell(request: Request, policy: str, state: str) -> None:
     """Put two headers on whatever the answer will be; of two limits both are in each."""
-    told = request.scope.setdefault("limits", [])
-    if told:
-        (_, before), (_, before_state) = told
-        policy, state = f"{before.decode()}, {policy}", f"{before_state.decode()}, {state}"
-    told[:] = [(b"ratelimit-policy", policy.encode()), (b"ratelimit", state.encode())]
+    told: dict[bytes, bytes] = request.scope.setdefault("limits", {})
+    for name, value in (b"ratelimit-policy", policy.encode()), (b"ratelimit", state.encode()):
+        told[name] = told[name] + b", " + value if name in told else value
 
 
 def rate_limits(request: Request) -> RateLimits:
