@@ -19,6 +19,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -33,6 +34,7 @@ DEBIAN = Path("/usr/lib/postgresql")  # keeps the server's programs off the PATH
 ELSEWHERE = Path("/var/lib/todo-api")  # for the data of folders that only root can reach
 ACCOUNTS = ("postgres", "nobody")  # PostgreSQL refuses to run as root
 PATIENCE = 60.0  # seconds
+WATCH_SECONDS = 1.0
 
 # Shell scripts: $0 is a program of PostgreSQL, $1 the folder of its data, $2 that of its socket.
 CTYPE = "UTF-8" if sys.platform == "darwin" else "C.UTF-8"
@@ -66,6 +68,8 @@ class Embedded(NamedTuple):
 def postgres(folder: Path) -> Iterator[Embedded]:
     """Start or join the PostgreSQL whose data live in `folder`; the last to leave stops it.
 
+    If it ends before, as when it is killed, it is started again within a second or two.
+
     For root it runs as another user; if that user cannot reach `folder`, the data live below
     /var/lib/todo-api instead. Raises CannotStart, with one line that says why.
     """
@@ -75,6 +79,7 @@ def postgres(folder: Path) -> Iterator[Embedded]:
             users = leaving.enter_context(_open(server.home / "users.lock"))
             embedded = server.join(users)
             leaving.callback(server.leave, users)
+            leaving.enter_context(server.kept_up())
         except OSError as error:
             raise _cannot(error) from error
         yield embedded
@@ -94,8 +99,7 @@ class _Server:
         with self.alone() as lock:
             fcntl.flock(users, fcntl.LOCK_SH)
             secret = _secret(self.home / "secret")
-            if not self.answers(lock):
-                self.start(lock)
+            self.ensure(lock)
         logger.info("DATABASE_URL is not set: a private PostgreSQL keeps its data in %s", self.home)
         return Embedded(f"postgresql://todo@/postgres?host={self.socket}&port=5432", secret)
 
@@ -108,11 +112,46 @@ class _Server:
             logger.warning("the private PostgreSQL may still run: %s", error)
 
     @contextmanager
+    def kept_up(self) -> Iterator[None]:
+        """Look after the server until the block ends, in a thread: a start takes a while."""
+        leaving = threading.Event()
+        with _open(self.home / "server.lock") as lock:
+            watching = threading.Thread(target=self.watch, args=[lock, leaving], daemon=True)
+            watching.start()
+            try:
+                yield
+            finally:
+                leaving.set()
+                watching.join()
+
+    def watch(self, lock: IO[bytes], leaving: threading.Event) -> None:
+        told = ""
+        while not leaving.wait(WATCH_SECONDS):
+            if not _claims(lock):
+                continue
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            try:
+                if not self.data.exists():
+                    raise _cannot(f"its data are gone ({self.data})")
+                with self.alone() as own:
+                    self.ensure(own)
+                logger.warning("the private PostgreSQL had ended and was started again")
+                told = ""
+            except (OSError, CannotStart) as error:
+                if told != (told := str(error)):  # once, not every second
+                    logger.error("%s", error)  # noqa: TRY400  (it has told why)
+
+    @contextmanager
     def alone(self) -> Iterator[IO[bytes]]:
         """Let nobody else start or stop the server; yield the file of its lock."""
         with _open(self.home / "starting.lock") as alone, _open(self.home / "server.lock") as lock:
             fcntl.flock(alone, fcntl.LOCK_EX)
             yield lock
+
+    def ensure(self, lock: IO[bytes]) -> None:
+        """Start the server, unless it runs."""
+        if not self.answers(lock):
+            self.start(lock)
 
     def answers(self, lock: IO[bytes]) -> bool:
         """Wait until the server answers, or until none lives, which leaves `lock` with us."""

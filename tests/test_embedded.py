@@ -295,14 +295,52 @@ def test_a_killed_service_leaves_a_server_that_the_next_one_joins_and_stops(
     assert not runs(used)
 
 
-def test_a_killed_server_starts_again_with_its_data(used: Path) -> None:
+def test_a_killed_server_starts_again_with_its_data(
+    used: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with postgres(used) as running:
         ask(running.url, "CREATE TABLE kept (id int)", "INSERT INTO kept VALUES (7)")
+        kill_server(used)
+        until(lambda: "was started again" in caplog.text)
+
+        assert ask(running.url, "SELECT id FROM kept") == 7
+    assert not runs(used)
+
+
+def test_a_killed_server_starts_again_for_the_service_that_comes_first(used: Path) -> None:
+    with postgres(used):
         os.kill(server_pid(used), signal.SIGKILL)
 
         with postgres(used) as again:
-            assert ask(again.url, "SELECT id FROM kept") == 7
+            assert ask(again.url, "SELECT 7") == 7
         assert runs(used)
+    assert not runs(used)
+
+
+@pytest.mark.parametrize(
+    ("lost", "reason"),
+    [("data", "its data are gone"), ("data/global", "could not find the database")],
+)
+def test_a_killed_server_that_cannot_start_is_told_of_once_and_tried_again(
+    lost: str,
+    reason: str,
+    used: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(embedded, "WATCH_SECONDS", 0.01)
+    with postgres(used) as running:
+        server, folder = server_pid(used), home(used) / lost
+        folder.rename(home(used) / "lost")
+        os.kill(server, signal.SIGKILL)
+        until(lambda: reason in caplog.text)
+        time.sleep(0.1)
+        assert caplog.text.count("no private PostgreSQL") == 1
+
+        (home(used) / "lost").rename(folder)
+        until(lambda: "was started again" in caplog.text)
+
+        assert ask(running.url, "SELECT 7") == 7
     assert not runs(used)
 
 
@@ -319,11 +357,15 @@ def test_a_service_killed_during_initdb_leaves_nothing_half_made(
     assert not (home(fresh) / "data.new").exists()
 
 
-def test_processes_that_got_the_pids_of_a_killed_server_are_left_alone(used: Path) -> None:
+def test_processes_that_got_the_pids_of_a_killed_server_are_left_alone(
+    used: Path, start: Callable[[Path], Service]
+) -> None:
     server = embedded._settle(used.resolve())
     stale = server.data / "postmaster.pid", server.socket / ".s.PGSQL.5432.lock"
-    with postgres(used):
-        kill_server(used)
+    service = start(used)
+    said(service)
+    kill(service)
+    kill_server(used)
     with ExitStack() as ending:
         innocents = [
             ending.enter_context(subprocess.Popen(["/bin/sleep", "60"], user=server.owner[0]))
