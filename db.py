@@ -104,7 +104,7 @@ class Statement(Generic[Row]):
             else:
                 names = tuple(records[0].keys()) if records else ()
                 # Of a record itself `dict` asks for each value by its name.
-                rows = [dict(zip(names, record, strict=True)) for record in records]
+                rows = [dict(zip(names, record)) for record in records]  # noqa: B905  (costs a fifth)
                 return cast("list[Row]", rows)
         raise errors.Problem("unavailable")
 
