@@ -132,7 +132,7 @@ class _Server:
             fcntl.flock(lock, fcntl.LOCK_UN)
             try:
                 if not self.data.exists():
-                    raise _cannot(f"its data are gone ({self.data})")
+                    raise _cannot(f"its data are gone ({self.data}), start the service again")
                 with self.alone() as own:
                     self.ensure(own)
                 logger.warning("the private PostgreSQL had ended and was started again")

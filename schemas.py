@@ -92,7 +92,8 @@ def _email(text: str) -> str:
     try:
         found = validate_email(unicodedata.normalize("NFKC", text), check_deliverability=False)
     except EmailNotValidError as error:
-        raise ValueError("must be an email address, like ada@example.com") from error
+        detail = "must be an email address, like ada@example.com, not of a domain such as .test"
+        raise ValueError(detail) from error
     return found.normalized
 
 

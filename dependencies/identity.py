@@ -37,7 +37,8 @@ class VerifyJWT(SecurityBase):
         except Problem as problem:
             await limits.count(request, limits.api, "address", address(request))
             if problem.code != "unavailable":
-                log_event(request, problem.code, logging.WARNING, reason=str(problem.__cause__))
+                reason = str(problem.__cause__ or problem.code)
+                log_event(request, problem.code, logging.WARNING, reason=reason)
             raise
         request.scope["claims"] = claims
         user_id = request.scope["user_id"] = claims.user_id
