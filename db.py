@@ -151,11 +151,14 @@ async def listen(
         try:
             closed = asyncio.Event()
             connection.add_termination_listener(lambda _: closed.set())
-            await connection.add_listener(channel, lambda *told: heard(told[-1]))
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                await connection.add_listener(channel, lambda *told: heard(told[-1]))
             begun()
             while True:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(closed.wait(), LISTEN_SECONDS)
+                    # Of a cancellation that comes as it ends, Python 3.11's wait_for tells nothing.
+                    async with asyncio.timeout(LISTEN_SECONDS):
+                        await closed.wait()
                 await connection.execute("SELECT 1", timeout=DEADLINE_SECONDS)
         finally:
             connection.terminate()

@@ -51,7 +51,7 @@ export PG_GRANDPARENT_PID="$(head -n 1 "$1/postmaster.pid" 2>/dev/null)"
 PING = '"$0" -q -h "$2" -p 5432 -U todo -d postgres'
 STOP = '"$0" -D "$1" stop -m fast'
 REASON = re.compile(
-    r"(?:FATAL|error|pg_ctl|postgres):\s+(?!the database system)(.+)(?:\n.*DETAIL:\s+(.+))?"
+    r"(?:FATAL|PANIC|error|pg_ctl|postgres):\s++(?!the database system)(.+)(?:\n.*DETAIL:\s+(.+))?"
 )
 
 logger = logging.getLogger("todo")
@@ -99,7 +99,8 @@ class _Server:
         with self.alone() as lock:
             fcntl.flock(users, fcntl.LOCK_SH)
             secret = _secret(self.home / "secret")
-            self.ensure(lock)
+            if not self.answers(lock):
+                self.start(lock)
         logger.info("DATABASE_URL is not set: a private PostgreSQL keeps its data in %s", self.home)
         return Embedded(f"postgresql://todo@/postgres?host={self.socket}&port=5432", secret)
 
@@ -115,43 +116,47 @@ class _Server:
     def kept_up(self) -> Iterator[None]:
         """Look after the server until the block ends, in a thread: a start takes a while."""
         leaving = threading.Event()
-        with _open(self.home / "server.lock") as lock:
-            watching = threading.Thread(target=self.watch, args=[lock, leaving], daemon=True)
-            watching.start()
-            try:
-                yield
-            finally:
-                leaving.set()
-                watching.join()
+        watching = threading.Thread(target=self.watch, args=[leaving], daemon=True)
+        watching.start()
+        try:
+            yield
+        finally:
+            leaving.set()
+            watching.join()
 
-    def watch(self, lock: IO[bytes], leaving: threading.Event) -> None:
+    def watch(self, leaving: threading.Event) -> None:
         told = ""
         while not leaving.wait(WATCH_SECONDS):
-            if not _claims(lock):
-                continue
-            fcntl.flock(lock, fcntl.LOCK_UN)
             try:
-                if not self.data.exists():
-                    raise _cannot(f"its data are gone ({self.data}), start the service again")
-                with self.alone() as own:
-                    self.ensure(own)
-                logger.warning("the private PostgreSQL had ended and was started again")
+                self.revive()
                 told = ""
-            except (OSError, CannotStart) as error:
-                if told != (told := str(error)):  # once, not every second
-                    logger.error("%s", error)  # noqa: TRY400  (it has told why)
+            except Exception as error:  # noqa: BLE001  (whatever it is, it is tried again)
+                reason = str(error if isinstance(error, CannotStart) else _cannot(error))
+                if reason != told:  # once, not every second
+                    told = reason
+                    logger.error("%s", told)  # noqa: TRY400  (it has told why)
+
+    def revive(self) -> None:
+        """Start the server again if it has ended, but only with the data that it had."""
+        with self.alone() as lock:
+            if not self.data.exists():
+                raise _cannot(f"its data are gone ({self.data}), start the service again")
+            # One that was started by hand meanwhile answers without the lock.
+            if not _claims(lock) or self.pings():
+                return
+            self.start(lock)
+        logger.warning("the private PostgreSQL had ended and was started again")
 
     @contextmanager
     def alone(self) -> Iterator[IO[bytes]]:
         """Let nobody else start or stop the server; yield the file of its lock."""
         with _open(self.home / "starting.lock") as alone, _open(self.home / "server.lock") as lock:
-            fcntl.flock(alone, fcntl.LOCK_EX)
+            deadline = time.monotonic() + PATIENCE
+            while not _claims(alone):
+                if time.monotonic() > deadline:
+                    raise _cannot(f"another service does not end to start or stop it ({self.home})")
+                time.sleep(0.03)
             yield lock
-
-    def ensure(self, lock: IO[bytes]) -> None:
-        """Start the server, unless it runs."""
-        if not self.answers(lock):
-            self.start(lock)
 
     def answers(self, lock: IO[bytes]) -> bool:
         """Wait until the server answers, or until none lives, which leaves `lock` with us."""
@@ -159,13 +164,17 @@ class _Server:
         while time.monotonic() < deadline:
             if _claims(lock):
                 return False
-            if self.sh(PING, self.programs / "pg_isready", self.data, self.socket):
+            if self.pings():
                 return True
             time.sleep(0.03)
         raise _cannot(f"it does not answer ({self.log})")
 
+    def pings(self) -> bool:
+        return self.sh(PING, self.programs / "pg_isready", self.data, self.socket)
+
     def start(self, lock: IO[bytes]) -> None:
-        self.log.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            self.log.rename(self.home / "log.old")  # which may say why it ended
         if not self.data.exists():
             self.initdb(lock)
         _private(self.socket, self.owner)
@@ -304,8 +313,7 @@ def _secret(file: Path) -> str:
 
 
 def _open(file: Path) -> IO[bytes]:
-    file.touch(0o600)
-    return file.open("ab", buffering=0)
+    return open(file, "ab", buffering=0, opener=lambda path, flags: os.open(path, flags, 0o600))
 
 
 def _claims(lock: IO[bytes]) -> bool:

@@ -66,6 +66,7 @@ _PLAIN_WORDS = {
     "too_long": "takes at most {max_length} of them",
     "list_type": "must be a list",
     "bool_type": "must be true or false",
+    "int_parsing_size": "has too many digits",
     "enum": "must be {expected}",
     "literal_error": "must be {expected}",
     "model_type": "must be an object",
@@ -132,9 +133,7 @@ def from_database(error: Exception) -> Exception:
         # 23503: a row was deleted between being found and being referred to.
         case _, "40001" | "40P01" | "26000" | "23503":
             return TryAgain(state)
-        case (("08" | "53" | "57" | "58"), _):
-            return Problem("unavailable")
-        case _, "25006" | "55P03" | "28000" | "28P01" | "3D000":
+        case ("08" | "53" | "57" | "58", _) | (_, "25006" | "55P03" | "28000" | "28P01" | "3D000"):
             return Problem("unavailable")
         case "22", _:
             return Problem("validation_error")

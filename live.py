@@ -215,4 +215,5 @@ async def stream(
                 yield KEEPALIVE_COMMENT
                 told = now
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(waiter.wait(), TICK_SECONDS)
+                async with asyncio.timeout(TICK_SECONDS):
+                    await waiter.wait()

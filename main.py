@@ -72,7 +72,7 @@ class Service(FastAPI):
             if isinstance(route, APIRoute):
                 first, *rest = route.name.split("_")
                 route.operation_id = first + "".join(word.title() for word in rest)
-                route.summary = route.description.partition(".")[0].replace("`", "")
+                route.summary = route.description.partition(". ")[0].rstrip(".").replace("`", "")
         document = super().openapi()
         schemes = document["components"]["securitySchemes"]
         schemes["Password"] = OAuth2(

@@ -114,18 +114,9 @@ SearchText = Annotated[
     str, StringConstraints(min_length=1, max_length=200), AfterValidator(_no_nul)
 ]
 Timestamp = Annotated[AwareDatetime, BeforeValidator(_rfc3339), AfterValidator(_utc)]
-Email = Annotated[
-    str,
-    StringConstraints(strip_whitespace=True, max_length=254),
-    AfterValidator(_no_nul),
-    AfterValidator(_email),
-]
-GivenEmail = Annotated[
-    str,
-    StringConstraints(strip_whitespace=True, max_length=254),
-    AfterValidator(_no_nul),
-    AfterValidator(_as_kept),
-]
+_EMAIL = (StringConstraints(strip_whitespace=True, max_length=254), AfterValidator(_no_nul))
+Email = Annotated[str, *_EMAIL, AfterValidator(_email)]
+GivenEmail = Annotated[str, *_EMAIL, AfterValidator(_as_kept)]
 Name = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=100),

@@ -157,7 +157,7 @@ class Accounts:
             owners.add(claims.user_id)
         elif claims:
             left = timedelta(seconds=min(claims.expires - time.time(), LONGEST.total_seconds()))
-            await self._revoke(claims.keys[-1], left + self._lifetime)
+            await queries.REVOKE.one(key=claims.keys[-1], lifetime=left + self._lifetime)
             owners.add(claims.user_id)
         for cookie in _refresh_cookies(self._request):
             with contextlib.suppress(InvalidToken):
@@ -168,15 +168,12 @@ class Accounts:
         for owner in owners if everywhere else ():
             await queries.END_SESSIONS.all(owner=owner, keep="", lifetime=self._lifetime)
             if not owner.startswith(LOCAL):
-                await self._revoke(USER_KEY + owner, LONGEST)
+                await queries.REVOKE.one(key=USER_KEY + owner, lifetime=LONGEST)
         self._clear_cookie()
         if sessions or claims:
             await self._revocations.load()
             for owner in owners:
                 log_event(self._request, "logged_out", user_id=owner, everywhere=everywhere)
-
-    async def _revoke(self, key: str, lifetime: timedelta) -> None:
-        await queries.REVOKE.one(key=key, lifetime=lifetime)
 
     async def _claims(self) -> Claims | None:
         """Give the claims of the token, if it verifies; those of an old one name its session."""

@@ -72,11 +72,11 @@ class Policy(NamedTuple):
     """A limit, and what becomes of requests while the storage is down."""
 
     limit: limits.RateLimitItem | None
-    fails_closed: bool = False
+    fails_closed: bool
 
 
 def _policy(notation: str | None, *, fails_closed: bool) -> Policy:
-    return Policy((notation and limits.parse(notation)) or None, fails_closed)
+    return Policy(limits.parse(notation) if notation else None, fails_closed)
 
 
 class RateLimits:

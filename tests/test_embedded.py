@@ -28,12 +28,13 @@ ROOT = os.geteuid() == 0
 ORDINARY = pwd.getpwnam("nobody") if ROOT else pwd.getpwuid(os.geteuid())
 VERSION = "echo 'postgres (PostgreSQL) {}.1'"
 SERVICE = """
-import sys, pathlib, signal, embedded
+import select, sys, pathlib, signal, embedded
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 with embedded.postgres(pathlib.Path(sys.argv[1])) as running:
     try:
         print(running.url, flush=True)
-        sys.stdin.read()
+        while not select.select([sys.stdin], [], [], 0.1)[0]:
+            pass  # a signal just before a read would not end it
     except KeyboardInterrupt:
         print("interrupted", flush=True)
         sys.stdin.read()
@@ -300,7 +301,7 @@ def test_a_killed_server_starts_again_with_its_data(
 ) -> None:
     with postgres(used) as running:
         ask(running.url, "CREATE TABLE kept (id int)", "INSERT INTO kept VALUES (7)")
-        kill_server(used)
+        os.kill(server_pid(used), signal.SIGKILL)
         until(lambda: "was started again" in caplog.text)
 
         assert ask(running.url, "SELECT id FROM kept") == 7
@@ -315,6 +316,26 @@ def test_a_killed_server_starts_again_for_the_service_that_comes_first(used: Pat
             assert ask(again.url, "SELECT 7") == 7
         assert runs(used)
     assert not runs(used)
+
+
+def test_a_server_that_was_started_again_by_hand_is_left_alone(
+    used: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(embedded, "WATCH_SECONDS", 0.01)
+    server = embedded._settle(used.resolve())
+    args = server.programs / "pg_ctl", server.data, server.socket
+    with postgres(used) as running:
+        by_hand = '"$0" -D "$1" -l /dev/null -o "-k $2 -c listen_addresses=" restart'
+        with server.alone():
+            assert server.sh(by_hand, *args)
+        started = ask(running.url, "SELECT pg_postmaster_start_time()")
+        caplog.clear()
+        time.sleep(0.3)
+
+        assert ask(running.url, "SELECT pg_postmaster_start_time()") == started
+        assert "PostgreSQL" not in caplog.text
+    assert server.pings()
+    assert server.sh(embedded.STOP, *args)
 
 
 @pytest.mark.parametrize(
@@ -516,6 +537,7 @@ def test_the_systems_programs_will_do(public: Path, monkeypatch: pytest.MonkeyPa
     ("script", "reason"),
     [
         ("echo initdb: error: no room; echo gone", "no room"),
+        ("echo 'FATAL:  the database system is off'; echo 'PANIC:  no room'", "no room"),
         ("echo gone", "gone"),
         ("", "/17/bin/initdb"),
     ],
@@ -585,12 +607,18 @@ def test_a_folder_that_cannot_be_made_is_refused(ordinary: Path) -> None:
     ordinary.parent.chmod(0o700)
 
 
-def test_it_does_not_wait_for_ever(used: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch, (home(used) / "server.lock").open("ab") as lock:
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("server.lock", "it does not answer"), ("starting.lock", "another service does not end")],
+)
+def test_it_does_not_wait_for_ever(
+    name: str, reason: str, used: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, (home(used) / name).open("ab") as lock:
         patch.setattr(embedded, "PATIENCE", 0.2)
         fcntl.flock(lock, fcntl.LOCK_EX)
 
-        assert "it does not answer" in refusal(used)
+        assert reason in refusal(used)
 
 
 @pytest.mark.parametrize("lost", ["data/postmaster.pid", "."])

@@ -794,6 +794,28 @@ async def test_a_connection_that_listens_is_tried_and_replaced(
             await other.close()
 
 
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_service_ends_though_the_connection_that_listens_ends_with_it(
+    turns: int, configured: Settings, database: db.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connections: list[asyncpg.Connection] = []
+    connect = asyncpg.connect
+
+    async def remembered(*args: Any, **options: Any) -> asyncpg.Connection:
+        connections.append(await connect(*args, **options))
+        return connections[-1]
+
+    monkeypatch.setattr(asyncpg, "connect", remembered)
+    listening = live.Live(configured, database.url)
+
+    async with asyncio.timeout(5), listening.kept_up():
+        with listening.waiter("ada") as waiter:
+            await waiter.wait()
+        connections[-1].terminate()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+
 async def test_the_signal_that_ends_the_server_ends_the_streams_first() -> None:
     told: list[str] = []
     before = signal.signal(signal.SIGTERM, lambda *_: told.append("server"))
