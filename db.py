@@ -88,7 +88,7 @@ class Statement(Generic[Row]):
 
     async def all(self, **values: Any) -> list[Row]:  # noqa: ANN401  (of any column)
         """Run the statement and return its rows."""
-        steps = [(step.sql, [values[name] for name in step.names]) for step in self.steps]
+        steps = [(step.sql, [*map(values.__getitem__, step.names)]) for step in self.steps]
         for _ in range(ATTEMPTS):
             try:
                 records = await _fetch(steps, self.deadline or DEADLINE_SECONDS)

@@ -3,14 +3,12 @@
 import contextlib
 import gc
 from collections.abc import AsyncIterator
-from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.models import OAuth2, OAuthFlowPassword, OAuthFlows
 from fastapi.routing import APIRoute
 from starlette.middleware import Middleware
-from starlette.routing import Router
 from starlette.types import ASGIApp
 
 import db
@@ -18,6 +16,7 @@ import errors
 import logs
 import settings
 from dependencies.rate_limits import RateLimits
+from dependencies.route import Routes
 from live import Live
 from middleware import CORS, Envelope
 from passwords import Passwords
@@ -57,9 +56,9 @@ class Service(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         """Leave out what the framework puts around our own layers, which do the same.
 
-        The innermost is Starlette's way through the routes, without FastAPI's telemetry and forms.
+        The innermost is a way through the routes without FastAPI's telemetry and forms.
         """
-        app: ASGIApp = partial(Router.app, self.router)
+        app: ASGIApp = Routes(self.router)
         for layer, arguments, options in reversed(self.user_middleware):
             app = layer(app, *arguments, **options)
         return app

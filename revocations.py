@@ -41,7 +41,8 @@ class Revocations:
         """Refuse a token that was revoked. Raises `Problem` 401, 503."""
         self.check_age()
         for key in claims.keys:
-            if claims.issued <= self._until.get(key, -math.inf) > -math.inf:
+            until = self._until.get(key)
+            if until is not None and claims.issued <= until:
                 raise Problem("token_revoked")
 
     async def load(self) -> None:

@@ -1,7 +1,7 @@
 """How a route is run: first the token, then the body, then the rules, then the function."""
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import cache, lru_cache
 from typing import Any, get_origin
@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.routing import Match
+from starlette.routing import Match, Router
 from starlette.types import Receive, Scope, Send
 
 from errors import Problem
@@ -95,6 +95,32 @@ class Route(APIRoute):
             errors += wrong
         elif field.field_info.is_required():
             errors.append({"type": "missing", "loc": ("body",)})
+
+
+class Routes:
+    """Finds a route by its method and the number of its segments, where a router tries them all.
+
+    What is not found so, Starlette's router answers: pages, 404, 405, the start and the end.
+    """
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._routes: defaultdict[tuple[str, int], list[Route]] = defaultdict(list)
+        for route in router.routes:
+            if isinstance(route, Route):
+                for method in route.methods or ():
+                    self._routes[method, route.path.count("/")].append(route)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] == "http":
+            key = scope["method"], scope["route_path"].count("/")
+            for route in self._routes.get(key, ()):
+                match, found = route.matches(scope)
+                if match is Match.FULL:
+                    scope.update(found)
+                    return await route.handle(scope, receive, send)
+        return await Router.app(self._router, scope, receive, send)
 
 
 def _unsupported(dependant: Dependant, *, inner: bool = False) -> Iterator[str]:
