@@ -1,4 +1,4 @@
-"""How a route is run: first the token, then the body, then the rules, then the function."""
+"""How a route is found and run: first the token, then the body, the rules, and the function."""
 
 import asyncio
 from collections import Counter, defaultdict
