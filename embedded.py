@@ -151,22 +151,17 @@ class _Server:
     def alone(self) -> Iterator[IO[bytes]]:
         """Let nobody else start or stop the server; yield the file of its lock."""
         with _open(self.home / "starting.lock") as alone, _open(self.home / "server.lock") as lock:
-            deadline = time.monotonic() + PATIENCE
-            while not _claims(alone):
-                if time.monotonic() > deadline:
-                    raise _cannot(f"another service does not end to start or stop it ({self.home})")
-                time.sleep(0.03)
+            if not any(_claims(alone) for _ in _attempts()):
+                raise _cannot(f"another service does not end to start or stop it ({self.home})")
             yield lock
 
     def answers(self, lock: IO[bytes]) -> bool:
         """Wait until the server answers, or until none lives, which leaves `lock` with us."""
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
+        for _ in _attempts():
             if _claims(lock):
                 return False
             if self.pings():
                 return True
-            time.sleep(0.03)
         raise _cannot(f"it does not answer ({self.log})")
 
     def pings(self) -> bool:
@@ -314,6 +309,14 @@ def _secret(file: Path) -> str:
 
 def _open(file: Path) -> IO[bytes]:
     return open(file, "ab", buffering=0, opener=lambda path, flags: os.open(path, flags, 0o600))
+
+
+def _attempts() -> Iterator[None]:
+    """Pace whoever looks for something again and again, until its patience ends."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        yield
+        time.sleep(0.03)
 
 
 def _claims(lock: IO[bytes]) -> bool:
