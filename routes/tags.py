@@ -42,11 +42,14 @@ async def create_tag(tag: TagCreate, user_id: UserId) -> TagRead:
 @router.patch("/{tag_id}", responses=NOT_FOUND | TAKEN | BODY)
 async def patch_tag(tag_id: TagId, tag: TagPatch, user_id: UserId) -> TagRead:
     """Change the name or the color of a tag. A member left out keeps its value, null clears it."""
-    if values := _values(tag):
-        statement = queries.update_tag(frozenset(values))
-        if changed := await statement.first(owner=user_id, tag_id=tag_id, **values):
-            return changed
-    return found(await queries.GET_TAG.first(owner=user_id, tag_id=tag_id))
+    values = _values(tag)
+    for _ in range(2):  # because what the first has not found may have been made meanwhile
+        if values:
+            statement = queries.update_tag(frozenset(values))
+            if changed := await statement.first(owner=user_id, tag_id=tag_id, **values):
+                return changed
+        current = found(await queries.GET_TAG.first(owner=user_id, tag_id=tag_id))
+    return current  # which is what it shall be
 
 
 @router.delete("/{tag_id}", status_code=204, responses=NOT_FOUND)

@@ -153,7 +153,7 @@ async def complete_task(
         return _tagged(await _change(user_id, task_id, match, change), response)
     task = await queries.TOGGLE_TASK.first(owner=user_id, task_id=task_id, match=match)
     if task is None:
-        raise await _missed(user_id, task_id)
+        raise await _missed(user_id, task_id, match)
     return _tagged(await _as_written(user_id, task), response)
 
 
@@ -195,7 +195,7 @@ async def patch_task(
 async def delete_task(task_id: TaskId, user_id: UserId, match: IfMatch) -> None:
     """Delete one of your tasks."""
     if not await queries.DELETE_TASK.first(owner=user_id, task_id=task_id, match=match):
-        raise await _missed(user_id, task_id)
+        raise await _missed(user_id, task_id, match)
 
 
 @router.put("/{task_id}/tags/{tag_id}", responses=TAGGED | NO_LINK)
@@ -291,8 +291,10 @@ def _mismatch(task: TaskRead) -> Problem:
     return Problem("precondition_failed", headers={"ETag": _etag(task)})
 
 
-async def _missed(user_id: str, task_id: int) -> Problem:
+async def _missed(user_id: str, task_id: int, match: list[int] | None) -> Problem:
     """Say why a write has found nothing. Raises `Problem` 404 where there is no such task."""
+    if match is None:
+        return Problem("task_not_found")  # a look might find one that was made meanwhile
     return _mismatch(await _get(user_id, task_id))
 
 
@@ -316,8 +318,9 @@ async def _change(
         if task := await statement.first(owner=user_id, task_id=task_id, match=match, **values):
             return await _as_written(user_id, task)
         current = await _check(user_id, task_id, match)
-        if "tags" not in names:
+        if "tags" not in names and members.items() <= current.items():
             break
+        # Else it was made, or changed by another, after the statement: once more, and for good.
     return current  # which is what it shall be
 
 
@@ -347,9 +350,10 @@ def _values(members: dict[str, Any]) -> dict[str, Any]:
 async def _relink(
     statement: Statement[TaskRead], user_id: str, task_id: int, tag_id: int
 ) -> TaskRead:
-    if changed := await statement.first(owner=user_id, task_id=task_id, tag_id=tag_id):
-        return changed
-    task = await _get(user_id, task_id)
-    if await queries.GET_TAG.first(owner=user_id, tag_id=tag_id) is None:
-        raise Problem("tag_not_found")
+    for _ in range(2):  # because what the first has not found may have been made meanwhile
+        if changed := await statement.first(owner=user_id, task_id=task_id, tag_id=tag_id):
+            return changed
+        task = await _get(user_id, task_id)
+        if await queries.GET_TAG.first(owner=user_id, tag_id=tag_id) is None:
+            raise Problem("tag_not_found")
     return task

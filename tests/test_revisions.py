@@ -98,8 +98,9 @@ async def test_what_changes_no_row_has_none(ada: Person, bob: Person) -> None:
         ("PATCH", "/api/tags/9999999", {"name": "x"}),
         ("DELETE", "/api/tags/9999999", None),
     ]:
-        await ada.request(method, where, json=body)
-        await ada.request(method, where, json=body, headers={"If-Match": '"0"'})
+        for headers in ({}, {"If-Match": '"0"'}):
+            response = await ada.request(method, where, json=body, headers=headers)
+            assert response.status_code < 500
 
     assert await revision(ada) == before
     assert (await ada.get(path)).json() == task
@@ -200,6 +201,13 @@ async def test_a_task_that_is_known_is_not_sent(ada: Person) -> None:
     assert (await ada.get(path, headers={"If-None-Match": '"2"'})).json() == task
 
 
+def one_connection(
+    configured: Settings, database: db.Database
+) -> contextlib.AbstractAsyncContextManager[None]:
+    """Let two requests take turns: the second is written between two statements of the first."""
+    return db.connect(configured.model_copy(update={"database_pool_size": 1}), database.url)
+
+
 WRITES: list[tuple[str, str, Any]] = [
     ("PUT", "", {"title": "Mine"}),
     ("PATCH", "", {"title": "Mine"}),
@@ -233,6 +241,71 @@ async def test_a_write_that_expects_another_state_is_refused(
         where = f"/api/tasks/{fresh['id']}{path}"
         response = await ada.request(method, where, json=body, headers={"If-Match": sent})
         assert response.is_success
+
+
+@pytest.mark.parametrize(("method", "path", "body"), WRITES)
+async def test_a_write_counts_for_a_task_that_is_made_meanwhile_or_does_not_find_it(
+    ada: Person,
+    configured: Settings,
+    database: db.Database,
+    method: str,
+    path: str,
+    body: dict[str, Any] | None,
+) -> None:
+    where = f"/api/tasks/{(await create(ada))['id'] + 1}"
+
+    async with one_connection(configured, database):
+        answer, task = await asyncio.gather(
+            ada.request(method, where + path, json=body), create(ada, title="Made")
+        )
+
+    now = (await ada.get(where)).json()
+    if answer.status_code == 404:
+        assert now == task
+    else:
+        assert (answer.status_code, answer.json()) == (200, now)
+        assert {name: now[name] for name in body or {} if name != "tags"} == {
+            name: value for name, value in (body or {}).items() if name != "tags"
+        }
+        assert [tag["name"] for tag in now["tags"]] == (body or {}).get("tags", [])
+
+
+@pytest.mark.parametrize("kind", ["tag", "link"])
+async def test_a_write_counts_for_a_tag_that_is_made_meanwhile(
+    ada: Person, configured: Settings, database: db.Database, kind: str
+) -> None:
+    (old,) = (task := await create(ada, tags=["old"]))["tags"]
+    tag = f"/tags/{old['id'] + 1}"
+
+    async with one_connection(configured, database):
+        answer, _ = await asyncio.gather(
+            ada.put(f"/api/tasks/{task['id']}{tag}")
+            if kind == "link"
+            else ada.patch(f"/api{tag}", json={"color": "#ffffff"}),
+            create(ada, tags=["new"]),
+        )
+
+    tags = {each["name"]: each for each in (await ada.get("/api/tags")).json()}
+    assert answer.status_code == 200
+    if kind == "link":
+        assert answer.json()["tags"] == [tags["new"], tags["old"]]
+    else:
+        assert answer.json() == tags["new"]
+        assert tags["new"]["color"] == "#ffffff"
+
+
+async def test_what_is_so_already_is_written_if_it_is_changed_meanwhile(
+    ada: Person, configured: Settings, database: db.Database
+) -> None:
+    path = f"/api/tasks/{(await create(ada, completed=True))['id']}/complete"
+
+    async with one_connection(configured, database):
+        done, undone = await asyncio.gather(
+            ada.patch(path, json={"completed": True}), ada.patch(path)
+        )
+
+    assert (undone.json()["completed"], undone.json()["rev"]) == (False, 2)
+    assert (done.json()["completed"], done.json()["rev"]) == (True, 3)
 
 
 @pytest.mark.parametrize("sent", ["7", '"7', "W/7", '"7" "8"', ",", "", '"7",', '"a b"'])
