@@ -120,10 +120,10 @@ class Statement(Generic[Row]):
 
 
 def _fetch(steps: list[Step], deadline: float) -> Fetching:
-    return _open_pool().fetch(steps, deadline)
+    return _current_pool().fetch(steps, deadline)
 
 
-def _open_pool() -> "_Pool":
+def _current_pool() -> "_Pool":
     if _pool is None:
         raise errors.Problem("unavailable")
     return _pool
@@ -136,7 +136,7 @@ async def ping(deadline: float) -> None:
     who ask watch one attempt, which goes on after that: a distant database is found in the end, and
     many who ask are no load.
     """
-    attempt = _open_pool().ping()
+    attempt = _current_pool().ping()
     done, _ = await asyncio.wait([attempt], timeout=deadline)
     if not done or attempt.cancelled() or attempt.exception():
         raise errors.Problem("unavailable")

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 
 from asyncpg import PostgresError
 from fastapi.exceptions import RequestValidationError
@@ -66,6 +67,7 @@ _PLAIN_WORDS = {
     "too_long": "takes at most {max_length} of them",
     "list_type": "must be a list",
     "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
     "int_parsing_size": "has too many digits",
     "enum": "must be {expected}",
     "literal_error": "must be {expected}",
@@ -156,10 +158,9 @@ def respond(scope: Scope, problem: Problem) -> Response:
     if problem.errors:
         body["errors"] = problem.errors
     headers = dict(problem.headers or {})
-    if problem.code == "not_authenticated":
-        headers["WWW-Authenticate"] = "Bearer"
-    elif problem.status_code == HTTPStatus.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'
+    if problem.status_code == HTTPStatus.UNAUTHORIZED:
+        bad = problem.code in {"invalid_token", "token_expired", "token_revoked"}
+        headers["WWW-Authenticate"] = 'Bearer error="invalid_token"' if bad else "Bearer"
     elif problem.status_code == HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     return Response(to_json(body), problem.status_code, headers, "application/problem+json")
@@ -219,11 +220,11 @@ def _allowed(scope: Scope) -> str:
 
 
 def _invalid(error: RequestValidationError) -> Problem:
-    errors = [_invalid_member(item) for item in error.errors()[:MAX_LISTED]]
-    first, *_ = errors
-    place = first.get("pointer", "").lstrip("#/") or first.get("parameter", "body")
-    place = place or "a parameter without a name"
-    return Problem("validation_error", f"{place}: {first['detail']}", errors=errors)
+    items = error.errors()[:MAX_LISTED]
+    errors = [_invalid_member(item) for item in items]
+    path = "/".join(str(part) for part in items[0]["loc"][1:])
+    place = errors[0].get("parameter", path or "body") or "a parameter without a name"
+    return Problem("validation_error", f"{place}: {errors[0]['detail']}", errors=errors)
 
 
 def _invalid_member(item: Mapping[str, Any]) -> dict[str, str]:
@@ -239,7 +240,8 @@ def _invalid_member(item: Mapping[str, Any]) -> dict[str, str]:
 
 def json_pointer(path: Iterable[str | int]) -> str:
     """Write a path into a document as a URI fragment (RFC 6901, section 6)."""
-    return "#" + "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)
+    escaped = "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)
+    return "#" + quote(escaped, safe="/~!$&'()*+,;=:@")
 
 
 def header(name: str, description: str, *, required: bool = True, **schema: str) -> dict[str, Any]:

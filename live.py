@@ -32,8 +32,8 @@ TICK_SECONDS = 1.0
 SILENCE_SECONDS = 15.0
 """After so long without an event a comment keeps the connection alive, and the query is run."""
 
-WATCH_SECONDS = 60.0
-"""How often a stream asks to be told: what it asks for holds for five minutes."""
+WATCH_SECONDS = queries.WATCHED_SECONDS / 5
+"""How often a stream asks again to be notified of its user's writes."""
 
 SLOW_SECONDS = 20.0
 """A reader that takes nothing for so long is cut off."""

@@ -60,7 +60,6 @@ from models import (
 )
 from schemas import (
     MAX_ID,
-    BulkStatus,
     Deleted,
     Sort,
     Status,
@@ -149,7 +148,7 @@ _OWNERS_ROW = select(_ONE.label("one")).subquery("one").outerjoin(User, col(User
 _REV = func.coalesce(col(User.rev), literal_column("0"))
 
 
-def _with_status(status: Status | BulkStatus) -> list[ColumnElement[bool]]:
+def _with_status(status: Status) -> list[ColumnElement[bool]]:
     return [] if status == "all" else [col(Task.completed) == (status == "completed")]
 
 
@@ -227,7 +226,7 @@ _WITH_THE_LETTERS = func.lower(Task.title).like(func.lower(_PATTERN)) | func.low
 ).like(func.lower(_PATTERN))
 """Written so that the index cannot serve it, all of which would be read for so little."""
 
-_with_the_tags = (
+_TASKS_WITH_THE_TAGS = (
     select(col(Link.task_id))
     .join(Tag, (col(Tag.user_id) == OWNER) & (col(Tag.id) == col(Link.tag_id)))
     .where(col(Link.user_id) == OWNER, col(Tag.name_key) == any_(_TAG_KEYS))
@@ -237,19 +236,19 @@ _with_the_tags = (
     # Else it is run for each task again, where fewer are expected than there are.
     .prefix_with("MATERIALIZED")
 )
-_WITH_THE_TAGS = col(Task.id).in_(select(_with_the_tags.c.task_id))
+_WITH_THE_TAGS = col(Task.id).in_(select(_TASKS_WITH_THE_TAGS.c.task_id))
 
 
-_Key = Callable[[SQLColumnExpression[Any]], SQLColumnExpression[Any]]
+_SortKey = Callable[[SQLColumnExpression[Any]], SQLColumnExpression[Any]]
 
 
 def _itself(value: SQLColumnExpression[Any]) -> SQLColumnExpression[Any]:
     return value
 
 
-def _order(sort: Sort) -> tuple[Any, _Key]:
+def _order(sort: Sort) -> tuple[Any, _SortKey]:
     """Give a column and what makes it the key that is sorted by."""
-    columns: dict[str, tuple[Any, _Key]] = {
+    columns: dict[str, tuple[Any, _SortKey]] = {
         "created": (Task.created_at, _itself),
         "updated": (Task.updated_at, _itself),
         "title": (Task.title, func.lower),
@@ -327,8 +326,8 @@ class Written(TaskRead):
     is_stale: NotRequired[bool]
 
 
-_rev_before = select(_REV).select_from(_OWNERS_ROW).scalar_subquery()
-_IS_STALE = (col(Task.rev) != _rev_before + _ONE).label("is_stale")
+_REV_BEFORE = select(_REV).select_from(_OWNERS_ROW).scalar_subquery()
+_IS_STALE = (col(Task.rev) != _REV_BEFORE + _ONE).label("is_stale")
 """A statement that had to wait writes what others left, but sees other tables as they were."""
 
 
@@ -382,13 +381,13 @@ def _tagged(write: Insert | Update) -> Select[Any]:
 
 
 _KEY_LIFETIME: ColumnElement[timedelta] = literal_column("interval '1 day'")
-_KEY = bindparam("key", type_=Text, required=True)
+_IDEMPOTENCY_KEY = bindparam("key", type_=Text, required=True)
 _SEQUENCE = func.pg_get_serial_sequence(literal_column("'tasks'"), literal_column("'id'"))
-_fresh = (
+_FRESH_KEY = (
     insert(IdempotencyKey)
     .values(
         user_id=OWNER,
-        key=_KEY,
+        key=_IDEMPOTENCY_KEY,
         digest=bindparam("digest", type_=LargeBinary, required=True),
         task_id=func.nextval(_SEQUENCE),
     )
@@ -410,9 +409,9 @@ def _new_revision(owner: Insert) -> CTE:
     )
 
 
-_OWNER = _new_revision(insert(User).values(id=OWNER, rev=_ONE))
-_KEYED_OWNER = _new_revision(
-    insert(User).from_select(["id", "rev"], select(OWNER, _ONE).select_from(_fresh))
+_BUMP_OR_CREATE_OWNER = _new_revision(insert(User).values(id=OWNER, rev=_ONE))
+_BUMP_OR_CREATE_OWNER_ONCE = _new_revision(
+    insert(User).from_select(["id", "rev"], select(OWNER, _ONE).select_from(_FRESH_KEY))
 )
 
 
@@ -423,10 +422,10 @@ def create_task(*, is_tagged: bool = False, is_keyed: bool = False) -> Statement
     With tags, `tag_names` and `tag_keys`. With a key, `key` and `digest`, and there is no row where
     the key was used before.
     """
-    bump = _KEYED_OWNER if is_keyed else _OWNER
+    bump = _BUMP_OR_CREATE_OWNER_ONCE if is_keyed else _BUMP_OR_CREATE_OWNER
     values = {"user_id": OWNER, "rev": bump.c.rev, **_given(Task, TaskCreate.model_fields)}
     if is_keyed:
-        values["id"] = _fresh.c.id
+        values["id"] = _FRESH_KEY.c.id
     new = insert(Task).from_select(list(values), select(*values.values()))
     if is_tagged:
         return Statement(_tagged(new), Written)
@@ -446,13 +445,13 @@ FIND_REPEATED = Statement(
         Task,
         (col(Task.user_id) == OWNER) & (col(Task.id) == col(IdempotencyKey.task_id)),
     )
-    .where(col(IdempotencyKey.user_id) == OWNER, col(IdempotencyKey.key) == _KEY),
+    .where(col(IdempotencyKey.user_id) == OWNER, col(IdempotencyKey.key) == _IDEMPOTENCY_KEY),
     Repeated,
 )
 
 _FOUND_REVS = bindparam("match", type_=ARRAY(BigInteger), required=True)
 _MATCHES = _FOUND_REVS.is_(None) | (col(Task.rev) == any_(_FOUND_REVS))
-_TARGET = _bump(_target(Task, col(Task.id) == TASK_ID, _MATCHES))
+_BUMP_FOR_THIS_ONE = _bump(_target(Task, col(Task.id) == TASK_ID, _MATCHES))
 
 
 def _change(bump: CTE, **values: Any) -> Update:  # noqa: ANN401  (of any column)
@@ -502,7 +501,8 @@ def update_task(members: frozenset[str], *, is_patient: bool = False) -> Stateme
 
 
 TOGGLE_TASK = Statement(
-    _change(_TARGET, completed=not_(col(Task.completed))).returning(*_TASK, _IS_STALE), Written
+    _change(_BUMP_FOR_THIS_ONE, completed=not_(col(Task.completed))).returning(*_TASK, _IS_STALE),
+    Written,
 )
 
 
@@ -515,14 +515,19 @@ def _bury(gone: CTE, bump: CTE) -> CTE:
     )
 
 
-_gone_task = (
-    delete(Task).where(_THIS_ONE, exists(select(_TARGET.c.rev))).returning(col(Task.id)).cte("gone")
+_DELETED_TASK = (
+    delete(Task)
+    .where(_THIS_ONE, exists(select(_BUMP_FOR_THIS_ONE.c.rev)))
+    .returning(col(Task.id))
+    .cte("gone")
 )
-DELETE_TASK = Statement(select(_gone_task.c.id).add_cte(_bury(_gone_task, _TARGET)), dict[str, int])
+DELETE_TASK = Statement(
+    select(_DELETED_TASK.c.id).add_cte(_bury(_DELETED_TASK, _BUMP_FOR_THIS_ONE)), dict[str, int]
+)
 
 
 @cache
-def complete_tasks(status: BulkStatus) -> Statement[Updated]:
+def complete_tasks(status: Status) -> Statement[Updated]:
     """`owner`, `completed`: set it on the owner's tasks that differ, and count these."""
     completed = bindparam("completed", type_=Boolean, required=True)
     target = _target(Task, *_with_status(status), col(Task.completed) != completed)
@@ -539,7 +544,7 @@ def complete_tasks(status: BulkStatus) -> Statement[Updated]:
 
 
 @cache
-def delete_tasks(status: BulkStatus) -> Statement[Deleted]:
+def delete_tasks(status: Status) -> Statement[Deleted]:
     """`owner`: delete the owner's tasks and count them."""
     target = _target(Task, *_with_status(status))
     gone = (
@@ -587,7 +592,7 @@ CREATE_TAG = Statement(
     .from_select(
         ["user_id", *_NEW_TAG],
         # The owner first, as in every write: two that wait for each other would never end.
-        select(OWNER, *_NEW_TAG.values()).select_from(_OWNER),
+        select(OWNER, *_NEW_TAG.values()).select_from(_BUMP_OR_CREATE_OWNER),
     )
     .returning(*_TAG),
     TagRead,
@@ -612,25 +617,27 @@ def update_tag(members: frozenset[str]) -> Statement[TagRead]:
     return Statement(change.returning(*_TAG).add_cte(_touched(bump)), TagRead, after=_LOCK_OWNER)
 
 
-_doomed = _bump(_target(Tag, col(Tag.id) == TAG_ID))
+_BUMP_FOR_TAG = _bump(_target(Tag, col(Tag.id) == TAG_ID))
 DELETE_TAG = Statement(
     delete(Tag)
-    .where(_THIS_TAG, exists(select(_doomed.c.rev)))
+    .where(_THIS_TAG, exists(select(_BUMP_FOR_TAG.c.rev)))
     .returning(col(Tag.id))
-    .add_cte(_touched(_doomed)),
+    .add_cte(_touched(_BUMP_FOR_TAG)),
     dict[str, int],
     after=_LOCK_OWNER,
 )
 
-_WATCH: ColumnElement[datetime] = func.now() + literal_column("interval '5 minutes'")
+WATCHED_SECONDS = 300
+
+_WATCHED_UNTIL = func.now() + literal_column(f"interval '{WATCHED_SECONDS} seconds'")
 WATCH = Statement(
     insert(User)
-    .values(id=OWNER, watched_until=_WATCH)
-    .on_conflict_do_update(index_elements=["id"], set_={"watched_until": _WATCH})
+    .values(id=OWNER, watched_until=_WATCHED_UNTIL)
+    .on_conflict_do_update(index_elements=["id"], set_={"watched_until": _WATCHED_UNTIL})
     .returning(col(User.rev)),
     dict[str, int],
 )
-"""`owner`: have whatever is written from now on told on the channel, for five minutes.
+"""`owner`: have whatever is written from now on told on the channel, for `WATCHED_SECONDS`.
 
 Gives the owner's revision. It waits for the writes that are under way, as they do for each other,
 so that none is missed.
@@ -653,7 +660,7 @@ class Change(TaskRead):
 
 _SINCE = bindparam("since", type_=BigInteger, required=True)
 _PAGE: ColumnElement[int] = literal_column("500")
-_revs = (
+_REVS = (
     union_all(
         *(
             select(col(table.rev).label("rev"))
@@ -669,15 +676,15 @@ _revs = (
     .limit(_PAGE)
     .cte("revs")
 )
-_upto = (
-    select(case((func.count() == _PAGE, func.max(_revs.c.rev))).label("upto"))
-    .select_from(_revs)
+_UPTO = (
+    select(case((func.count() == _PAGE, func.max(_REVS.c.rev))).label("upto"))
+    .select_from(_REVS)
     .cte("page")
 )
 
 
 def _on_page(table: type[Task | Deletion]) -> ColumnElement[bool]:
-    upto = select(func.coalesce(_upto.c.upto, literal_column(str(MAX_ID))))
+    upto = select(func.coalesce(_UPTO.c.upto, literal_column(str(MAX_ID))))
     return (
         (col(table.user_id) == OWNER)
         & (col(table.rev) > _SINCE)
@@ -685,24 +692,24 @@ def _on_page(table: type[Task | Deletion]) -> ColumnElement[bool]:
     )
 
 
-_changed_tasks = select(*_TASK).where(_on_page(Task)).cte("changed")
-_deletions = (
+_CHANGED_TASKS = select(*_TASK).where(_on_page(Task)).cte("changed")
+_DELETIONS = (
     select(col(Deletion.task_id).label("deleted_id"), col(Deletion.rev).label("deleted_rev"))
     .where(_on_page(Deletion))
     .cte("deleted")
 )
 LIST_CHANGES = Statement(
-    select(_REV.label("owner_rev"), _upto.c.upto, _changed_tasks, _deletions)
+    select(_REV.label("owner_rev"), _UPTO.c.upto, _CHANGED_TASKS, _DELETIONS)
     .select_from(
-        _OWNERS_ROW.join(_upto, true()).outerjoin(
+        _OWNERS_ROW.join(_UPTO, true()).outerjoin(
             # No task is in both: this puts them below each other.
-            _changed_tasks.join(
-                _deletions, _changed_tasks.c.id == _deletions.c.deleted_id, full=True
+            _CHANGED_TASKS.join(
+                _DELETIONS, _CHANGED_TASKS.c.id == _DELETIONS.c.deleted_id, full=True
             ),
             true(),
         )
     )
-    .order_by(func.coalesce(_changed_tasks.c.rev, _deletions.c.deleted_rev)),
+    .order_by(func.coalesce(_CHANGED_TASKS.c.rev, _DELETIONS.c.deleted_rev)),
     Change,
 )
 """`owner`, `since`: about 500 at once, and never a part of what one write has changed."""
@@ -796,7 +803,7 @@ def _start_session(owner: CTE) -> Insert:
     return insert(Session).from_select(["id", "user_id"], select(SESSION_ID, owner.c.id))
 
 
-def _key(kind: str, name: SQLColumnExpression[str]) -> Label[str]:
+def _revocation_key(kind: str, name: SQLColumnExpression[str]) -> Label[str]:
     return func.concat(literal_column(f"'{kind}'"), name).label("key")
 
 
@@ -819,7 +826,7 @@ def _end(*which: ColumnElement[bool]) -> tuple[CTE, CTE]:
     """End sessions, with all that they issued."""
     ended = delete(Session).where(*which).returning(col(Session.id), col(Session.user_id))
     rows = ended.cte("ended")
-    return rows, _revoke(select(_key(SESSION_KEY, rows.c.id))).cte("revoked")
+    return rows, _revoke(select(_revocation_key(SESSION_KEY, rows.c.id))).cte("revoked")
 
 
 START_SESSION = Statement(
@@ -859,44 +866,46 @@ END_SESSION = Statement(
     .where(col(Session.id) == SESSION_ID)
     .returning(col(Session.user_id))
     # Also where the session is gone already: what it issued last may be alive.
-    .add_cte(_revoke(select(_key(SESSION_KEY, SESSION_ID))).cte("revoked")),
+    .add_cte(_revoke(select(_revocation_key(SESSION_KEY, SESSION_ID))).cte("revoked")),
     dict[str, str],
 )
 
-_ended, _revoked_with_them = _end(
+_ENDED, _REVOKED_WITH_THEM = _end(
     col(Session.user_id) == OWNER, col(Session.id) != bindparam("keep", type_=Text, required=True)
 )
-END_SESSIONS = Statement(select(_ended.c.id).add_cte(_revoked_with_them), dict[str, str])
+END_SESSIONS = Statement(select(_ENDED.c.id).add_cte(_REVOKED_WITH_THEM), dict[str, str])
 """`keep` is the session that may go on, or empty."""
 
-_changed = (
+_CHANGED_USER = (
     update(User)
     .where(col(User.id) == OWNER, col(User.password_hash) == _KNOWN)
     .values(password_hash=_BETTER)
     .returning(*_USER)
     .cte("changed")
 )
-_, _revoked_with_password = _end(col(Session.user_id).in_(select(_changed.c.id)))
+_, _REVOKED_WITH_PASSWORD = _end(col(Session.user_id).in_(select(_CHANGED_USER.c.id)))
 CHANGE_PASSWORD = Statement(
-    select(_changed).add_cte(_revoked_with_password, _start_session(_changed).cte("started")),
+    select(_CHANGED_USER).add_cte(
+        _REVOKED_WITH_PASSWORD, _start_session(_CHANGED_USER).cte("started")
+    ),
     UserRead,
 )
 """Ends every session and starts another."""
 
-_gone_user = (
+_DELETED_USER = (
     delete(User)
     .where(col(User.id) == OWNER, col(User.password_hash).is_not_distinct_from(_KNOWN))
     .returning(col(User.id))
     .cte("gone")
 )
 DELETE_ACCOUNT = Statement(
-    select(_gone_user.c.id).add_cte(
+    select(_DELETED_USER.c.id).add_cte(
         _revoke(
             union_all(
-                select(_key(SESSION_KEY, col(Session.id))).where(
-                    col(Session.user_id) == _gone_user.c.id
+                select(_revocation_key(SESSION_KEY, col(Session.id))).where(
+                    col(Session.user_id) == _DELETED_USER.c.id
                 ),
-                select(_key(USER_KEY, _gone_user.c.id)),
+                select(_revocation_key(USER_KEY, _DELETED_USER.c.id)),
             )
         ).cte("revoked")
     ),

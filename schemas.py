@@ -8,7 +8,6 @@ import contextlib
 import re
 import unicodedata
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from email_validator import EmailNotValidError, validate_email
@@ -104,24 +103,20 @@ def _as_kept(text: str) -> str:
     return text
 
 
-Title = Annotated[
-    str,
-    StringConstraints(strip_whitespace=True, min_length=1, max_length=200),
-    AfterValidator(_no_nul),
-]
-Description = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_no_nul)]
-SearchText = Annotated[
-    str, StringConstraints(min_length=1, max_length=200), AfterValidator(_no_nul)
-]
+def _text(longest: int, shortest: int = 1, *, strip: bool = True) -> tuple[object, ...]:
+    rules = StringConstraints(strip_whitespace=strip, min_length=shortest, max_length=longest)
+    return rules, AfterValidator(_no_nul)
+
+
+Title = Annotated[str, *_text(200)]
+Description = Annotated[str, *_text(1000, 0, strip=False)]
+SearchText = Annotated[str, *_text(200, strip=False)]
+TagName = Annotated[str, *_text(50)]
+Name = Annotated[str, *_text(100)]
 Timestamp = Annotated[AwareDatetime, BeforeValidator(_rfc3339), AfterValidator(_utc)]
-_EMAIL = (StringConstraints(strip_whitespace=True, max_length=254), AfterValidator(_no_nul))
+_EMAIL = _text(254, 0)
 Email = Annotated[str, *_EMAIL, AfterValidator(_email)]
 GivenEmail = Annotated[str, *_EMAIL, AfterValidator(_as_kept)]
-Name = Annotated[
-    str,
-    StringConstraints(strip_whitespace=True, min_length=1, max_length=100),
-    AfterValidator(_no_nul),
-]
 _PASSWORD = (AfterValidator(_no_nul), BeforeValidator(_nfkc))
 Password = Annotated[str, StringConstraints(max_length=128), *_PASSWORD]
 NewPassword = Annotated[str, StringConstraints(min_length=8, max_length=128), *_PASSWORD]
@@ -129,11 +124,6 @@ NewPassword = Annotated[str, StringConstraints(min_length=8, max_length=128), *_
 _DIGITS = BeforeValidator(_plain_digits)
 Id = Annotated[int, Field(ge=1, le=MAX_ID), _DIGITS]
 Revision = Annotated[int, Field(ge=0, le=MAX_ID), _DIGITS]
-TagName = Annotated[
-    str,
-    StringConstraints(strip_whitespace=True, min_length=1, max_length=50),
-    AfterValidator(_no_nul),
-]
 Color = Annotated[str, StringConstraints(pattern=r"^#[0-9A-Fa-f]{6}$", to_lower=True)]
 
 
@@ -210,10 +200,12 @@ class Deleted(TypedDict):
     deleted: Annotated[int, Field(examples=[2])]
 
 
-class _Body(BaseModel):
-    """What GET returns, PUT accepts: read-only members are ignored, unknown ones refused."""
-
+class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+
+class _Body(_Strict):
+    """What GET returns, PUT accepts: read-only members are ignored, unknown ones refused."""
 
     @model_validator(mode="before")
     @classmethod
@@ -271,24 +263,20 @@ class TagCreate(_Body):
     color: Color | None = Field(None, examples=["#22aa66"])
 
 
-class _Form(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class _Query(BaseModel):
+class _Query(_Strict):
     """What follows the `?`. Requests with the same query share what was read of it.
 
     It equals only itself, so that caches find it fast, whatever its values are.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(frozen=True)
     __eq__ = object.__eq__
 
     def __hash__(self) -> int:
         return id(self)
 
 
-class Registration(_Form):
+class Registration(_Strict):
     """Who signs up."""
 
     email: Email = Field(examples=["ada@example.com"])
@@ -296,7 +284,7 @@ class Registration(_Form):
     name: Name | None = Field(None, examples=["Ada"])
 
 
-class Credentials(_Form):
+class Credentials(_Strict):
     """Who signs in."""
 
     email: GivenEmail = Field(examples=["ada@example.com"])
@@ -314,20 +302,20 @@ class PasswordGrant(BaseModel):
     password: Password = Field(examples=["correct horse battery"])
 
 
-class UserPatch(_Form):
+class UserPatch(_Strict):
     """What a user may change of itself; null clears it."""
 
     name: Name | None = Field(examples=["Ada L."])
 
 
-class PasswordChange(_Form):
+class PasswordChange(_Strict):
     """The password as it is and as it shall be."""
 
     current_password: Password = Field(examples=["correct horse battery"])
     new_password: NewPassword = Field(examples=["staple the battery again"])
 
 
-class Farewell(_Form):
+class Farewell(_Strict):
     """The password, of an account that has one."""
 
     password: Password = Field(examples=["correct horse battery"])
@@ -339,21 +327,8 @@ class LogoutQuery(_Query):
     everywhere: bool = Field(default=False, description="End every session of the user.")
 
 
-class Status(StrEnum):
-    """Which tasks are meant."""
-
-    all = "all"
-    pending = "pending"
-    completed = "completed"
-
-
-class BulkStatus(StrEnum):
-    """The same, in an order in which a form's first choice does least harm."""
-
-    completed = "completed"
-    pending = "pending"
-    all = "all"
-
+Status = Literal["completed", "pending", "all"]
+"""Which tasks are meant; the first, which forms preselect, does the least harm."""
 
 Sort = Literal[
     "created",
@@ -373,7 +348,7 @@ Sort = Literal[
 class TaskFilter(_Query):
     """The query of the list; a parameter that is not here is refused."""
 
-    status: Status = Field(Status.all, description="Only tasks that are pending, or completed.")
+    status: Status = Field("all", description="Only tasks that are pending, or completed.")
     priority: Priority | None = Field(
         None, description="Only tasks of this priority.", examples=["high"]
     )
@@ -432,7 +407,7 @@ class EventsFilter(_Query):
 class BulkFilter(_Query):
     """The query of a change to many tasks at once; the status must be named."""
 
-    status: BulkStatus = Field(description="Which of your tasks are meant.")
+    status: Status = Field(description="Which of your tasks are meant.")
 
 
 class Health(TypedDict):

@@ -43,6 +43,7 @@ MAX_KEYS = 100
 SESSION_KEY, USER_KEY, TOKEN_KEY = "session:", "user:", "token:"
 """What is revoked is named so: a session, what others issued to a user, one such token."""
 
+_SESSION = re.compile(r"[0-9a-f]{32}")
 _REFRESH_TOKEN = re.compile(r"([0-9a-f]{32})\.(0|[1-9][0-9]{0,17})\.([0-9a-f]{64})", re.ASCII)
 
 
@@ -210,7 +211,7 @@ def _decode(token: str, key: Key, issued: Issued) -> dict[str, Any]:
 
 def _our_claims(payload: dict[str, Any]) -> Claims:
     user_id, session = _sane_user_id(payload.get("sub")), payload.get("sid")
-    if not isinstance(session, str) or not user_id.startswith(LOCAL):
+    if not (isinstance(session, str) and _SESSION.fullmatch(session) and user_id.startswith(LOCAL)):
         raise InvalidToken("no session of a user of ours")
     # A user's tokens are all revoked when the account is gone, and its id is not given again.
     keys = (SESSION_KEY + session, USER_KEY + user_id)

@@ -83,9 +83,11 @@ def _lower(value: object) -> object:
 
 def _limit(value: str) -> str:
     try:
-        (_,) = limits.parse_many(value)
-    except ValueError as error:
-        raise ValueError("must look like 600/minute, or be empty for no limit") from error
+        (limit,) = limits.parse_many(value)
+    except ValueError:
+        limit = None
+    if not limit or not limit.amount:
+        raise ValueError("must look like 600/minute, or be empty for no limit")
     return value
 
 
@@ -103,7 +105,7 @@ def _http_url(url: str) -> str:
 def _origin(url: str) -> str:
     if urlsplit(url).path or "?" in url:
         raise ValueError("must be an origin, like https://app.example.com, without a path")
-    return url
+    return _as_sent(url)
 
 
 HTTPURL = Annotated[str, AfterValidator(_http_url)]
@@ -140,7 +142,7 @@ class Settings(BaseSettings):
     refresh_rate_limit: RateLimit | None = "30/minute"
     rate_limit_storage: str = Field(
         default="async+memory://",
-        pattern=r"^async\+(memory|rediss?|redis\+(unix|cluster|sentinel))://",
+        pattern=r"^async\+(memory://$|(rediss?|redis\+(unix|cluster|sentinel))://)",
         repr=False,
     )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = (
@@ -161,18 +163,15 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _empty_is_the_default(cls, values: dict[str, object]) -> dict[str, object]:
-        """Leave out what is empty; of a rate limit that means that there is none."""
-        given = {name: value for name, value in values.items() if value != ""}
-        return given | {
-            name: None for name in values.keys() - given.keys() if name.endswith("rate_limit")
+        """Ignore empty settings, except an empty rate limit, which means no limit."""
+        given = {
+            name: None if value == "" else value
+            for name, value in values.items()
+            if value != "" or name.endswith("rate_limit")
         }
-
-    @model_validator(mode="before")
-    @classmethod
-    def _pooler_by_host(cls, values: dict[str, object]) -> dict[str, object]:
-        if isinstance(url := values.get("database_url"), str):
-            values.setdefault("database_pooler", _guess_pooler(url))
-        return values
+        if isinstance(url := given.get("database_url"), str):
+            given.setdefault("database_pooler", _guess_pooler(url))
+        return given
 
     @field_validator("better_auth_secret")
     @classmethod

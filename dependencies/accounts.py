@@ -223,8 +223,8 @@ class Accounts:
         gone = await queries.DELETE_ACCOUNT.first(
             owner=user_id, known=account["password_hash"], lifetime=LONGEST
         )
-        if not gone:
-            raise Problem("wrong_password")  # it was changed in between
+        if not gone:  # it was changed or deleted in between
+            raise Problem("wrong_password" if account["password_hash"] else "token_revoked")
         await self._revocations.load()
         self._clear_cookie()
         log_event(self._request, "account_deleted")

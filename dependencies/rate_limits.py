@@ -13,7 +13,7 @@ from limits.errors import StorageError
 from limits.storage import storage_from_string
 
 from dependencies.events import log_event
-from errors import Problem
+from errors import CannotStart, Problem
 from settings import Settings
 
 logger = logging.getLogger("todo.rate_limits")
@@ -85,13 +85,17 @@ class RateLimits:
     def __init__(self, settings: Settings) -> None:
         storage: Any = Memory()
         if settings.rate_limit_storage != IN_MEMORY:
-            storage = storage_from_string(
-                settings.rate_limit_storage,
-                implementation="redispy",
-                wrap_exceptions=True,
-                socket_timeout=STORAGE_SECONDS,
-                socket_connect_timeout=STORAGE_SECONDS,
-            )
+            try:
+                storage = storage_from_string(
+                    settings.rate_limit_storage,
+                    implementation="redispy",
+                    wrap_exceptions=True,
+                    socket_timeout=STORAGE_SECONDS,
+                    socket_connect_timeout=STORAGE_SECONDS,
+                )
+            except Exception as error:  # the libraries raise this and that
+                line = "RATE_LIMIT_STORAGE: must look like async+redis://host:6379"
+                raise CannotStart(line) from error
         self._limiter = FixedWindowRateLimiter(storage)
         self._is_down, self._down_until = False, 0.0
         self.api = _policy(settings.rate_limit, fails_closed=False)
@@ -107,11 +111,11 @@ class RateLimits:
         if limit is None:
             return
         try:
-            self._spare()
+            self._refuse_while_down()
             allowed = await self._limiter.hit(limit, by, key)
             reset, remaining = await self._limiter.get_window_stats(limit, by, key)
         except StorageError as error:
-            self._note(error)
+            self._log_outage_once(error)
             if fails_closed:
                 raise Problem("unavailable") from error
             return
@@ -127,12 +131,12 @@ class RateLimits:
             detail = f"Too many requests. Try again in {seconds} s."
             raise Problem("rate_limited", detail, headers={"Retry-After": str(seconds)})
 
-    def _spare(self) -> None:
+    def _refuse_while_down(self) -> None:
         """Ask a storage that is down only now and then, or every request would wait for it."""
         if time.monotonic() < self._down_until:
             raise StorageError(TimeoutError())
 
-    def _note(self, error: StorageError) -> None:
+    def _log_outage_once(self, error: StorageError) -> None:
         """Say so once."""
         if not self._is_down:
             logger.error("the storage of rate limits is down: %r", error.storage_error)

@@ -53,8 +53,8 @@ CHANGED = answers("task_not_found", "precondition_failed")
 NO_LINK = answers("task_not_found", "tag_not_found")
 Answers = dict[int | str, dict[str, Any]]
 ETAG = header("ETag", "The task's revision, quoted.", type="string")
-TAGGED: Answers = {200: {"headers": ETAG}}
-FOUND = TAGGED | NOT_FOUND | {304: {"description": "The client has it already."}}
+WITH_ETAG: Answers = {200: {"headers": ETAG}}
+READ = WITH_ETAG | NOT_FOUND | {304: {"description": "The client has it already."}}
 CREATED: Answers = {
     201: {"headers": header("Location", "The path of the task.", type="string") | ETAG}
 }
@@ -130,7 +130,7 @@ async def watch_tasks(
     return EventStream(stream(state.live, state.revocations, request.scope["claims"], since))
 
 
-@router.get("/{task_id}", responses=FOUND)
+@router.get("/{task_id}", responses=READ)
 async def get_task(
     task_id: TaskId, user_id: UserId, known: IfNoneMatch, request: Request, response: Response
 ) -> TaskRead:
@@ -140,7 +140,7 @@ async def get_task(
     return task
 
 
-@router.patch("/{task_id}/complete", responses=TAGGED | CHANGED | BODY)
+@router.patch("/{task_id}/complete", responses=WITH_ETAG | CHANGED | BODY)
 async def complete_task(
     task_id: TaskId,
     user_id: UserId,
@@ -150,11 +150,11 @@ async def complete_task(
 ) -> TaskRead:
     """Toggle whether a task is done; with a body, set it, which is safe to repeat."""
     if change is not None:
-        return _tagged(await _change(user_id, task_id, match, change), response)
+        return _with_etag(await _change(user_id, task_id, match, change), response)
     task = await queries.TOGGLE_TASK.first(owner=user_id, task_id=task_id, match=match)
     if task is None:
         raise await _missed(user_id, task_id, match)
-    return _tagged(await _as_written(user_id, task), response)
+    return _with_etag(await _as_written(user_id, task), response)
 
 
 @router.post("", status_code=201, responses=CREATED | REUSED | BODY)
@@ -164,7 +164,7 @@ async def create_task(
     """Create a task. `Location` names it. With an `Idempotency-Key` it is safe to repeat."""
     values = _values(task.model_dump())
     statement = queries.create_task(is_tagged=bool(task.tags), is_keyed=key is not None)
-    digest = key and sha256(orjson.dumps(values, option=orjson.OPT_SORT_KEYS)).digest()
+    digest = sha256(orjson.dumps(values, option=orjson.OPT_SORT_KEYS)).digest() if key else None
     written = await statement.first(owner=user_id, key=key, digest=digest, **values)
     if written is not None:
         created = await _as_written(user_id, written)
@@ -172,23 +172,23 @@ async def create_task(
         created = await _repeated(user_id, key, digest)
         response.headers["Idempotency-Replayed"] = "true"
     response.headers["Location"] = f"/api/tasks/{created['id']}"
-    return _tagged(created, response)
+    return _with_etag(created, response)
 
 
-@router.put("/{task_id}", responses=TAGGED | CHANGED | BODY)
+@router.put("/{task_id}", responses=WITH_ETAG | CHANGED | BODY)
 async def update_task(
     task_id: TaskId, task: TaskUpdate, user_id: UserId, match: IfMatch, response: Response
 ) -> TaskRead:
     """Update a task. A member left out keeps its value, null clears it."""
-    return _tagged(await _change(user_id, task_id, match, task), response)
+    return _with_etag(await _change(user_id, task_id, match, task), response)
 
 
-@router.patch("/{task_id}", responses=TAGGED | CHANGED | BODY)
+@router.patch("/{task_id}", responses=WITH_ETAG | CHANGED | BODY)
 async def patch_task(
     task_id: TaskId, task: TaskPatch, user_id: UserId, match: IfMatch, response: Response
 ) -> TaskRead:
     """Change some members of a task. A member left out keeps its value, null clears it."""
-    return _tagged(await _change(user_id, task_id, match, task), response)
+    return _with_etag(await _change(user_id, task_id, match, task), response)
 
 
 @router.delete("/{task_id}", status_code=204, responses=CHANGED)
@@ -198,18 +198,18 @@ async def delete_task(task_id: TaskId, user_id: UserId, match: IfMatch) -> None:
         raise await _missed(user_id, task_id, match)
 
 
-@router.put("/{task_id}/tags/{tag_id}", responses=TAGGED | NO_LINK)
+@router.put("/{task_id}/tags/{tag_id}", responses=WITH_ETAG | NO_LINK)
 async def add_tag(task_id: TaskId, tag_id: TagId, user_id: UserId, response: Response) -> TaskRead:
     """Let a task have one of your tags. It is safe to repeat."""
-    return _tagged(await _relink(queries.ADD_TAG, user_id, task_id, tag_id), response)
+    return _with_etag(await _relink(queries.ADD_TAG, user_id, task_id, tag_id), response)
 
 
-@router.delete("/{task_id}/tags/{tag_id}", responses=TAGGED | NO_LINK)
+@router.delete("/{task_id}/tags/{tag_id}", responses=WITH_ETAG | NO_LINK)
 async def remove_tag(
     task_id: TaskId, tag_id: TagId, user_id: UserId, response: Response
 ) -> TaskRead:
     """Take a tag off a task. It is safe to repeat."""
-    return _tagged(await _relink(queries.REMOVE_TAG, user_id, task_id, tag_id), response)
+    return _with_etag(await _relink(queries.REMOVE_TAG, user_id, task_id, tag_id), response)
 
 
 @router.patch("", responses=BODY)
@@ -268,7 +268,7 @@ def _etag(task: TaskRead) -> str:
     return f'"{task["rev"]}"'
 
 
-def _tagged(task: TaskRead, response: Response) -> TaskRead:
+def _with_etag(task: TaskRead, response: Response) -> TaskRead:
     response.headers["ETag"] = _etag(task)
     return task
 
@@ -331,7 +331,7 @@ async def _as_written(user_id: str, task: queries.Written) -> TaskRead:
     return task
 
 
-async def _repeated(user_id: str, key: str | None, digest: bytes | str | None) -> TaskRead:
+async def _repeated(user_id: str, key: str | None, digest: bytes | None) -> TaskRead:
     """Return what was created under a key before."""
     row = await queries.FIND_REPEATED.first(owner=user_id, key=key)
     if row is None:

@@ -315,7 +315,3 @@ async def test_the_rejected_value_is_never_echoed(ada: Person, text: str, body: 
 
     assert_helpful(response, 422)
     assert text not in response.text
-
-
-async def test_there_are_enough_rows_in_these_tables() -> None:
-    assert len(BODIES) + len(MEMBERS) + len(IDS) + len(QUERIES) >= 80

@@ -377,6 +377,25 @@ async def test_keys_are_the_users_own(ada: Person, bob: Person) -> None:
     assert theirs.json()["id"] != mine.json()["id"]
 
 
+@pytest.mark.parametrize(("hours", "replayed"), [(23, "true"), (25, None)])
+async def test_keys_are_kept_for_a_day(
+    ada: Person, ada_id: str, app: Any, database: db.Database, hours: int, replayed: str | None
+) -> None:
+    body, headers = {"title": "x"}, {"Idempotency-Key": "k"}
+    await ada.post("/api/tasks", json=body, headers=headers)
+    connection = await asyncpg.connect(database.url)
+    await connection.execute(
+        "UPDATE idempotency_keys SET created_at = now() - $2::interval WHERE user_id = $1",
+        *(ada_id, timedelta(hours=hours)),
+    )
+    await connection.close()
+
+    await app.state.revocations.clean_up()
+    again = await ada.post("/api/tasks", json=body, headers=headers)
+
+    assert again.headers.get("Idempotency-Replayed") == replayed
+
+
 async def test_what_was_deleted_is_not_created_again(ada: Person) -> None:
     headers = {"Idempotency-Key": "k"}
     first = await ada.post("/api/tasks", json={"title": "x"}, headers=headers)
@@ -758,6 +777,7 @@ async def test_an_idle_stream_is_kept_alive_and_outlives_a_database_that_fails(
     ada_id: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    assert live.SILENCE_SECONDS == 15
     monkeypatch.setattr(live, "SILENCE_SECONDS", 0.1)
     monkeypatch.setattr(live, "TICK_SECONDS", 0.02)
     claims = app.state.verifier.claims(token(sub=ada_id))

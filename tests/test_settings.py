@@ -23,14 +23,30 @@ def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_without_any_setting_the_defaults_hold() -> None:
-    settings = load()
-
-    assert settings.database_url is None
-    assert settings.better_auth_secret is None
-    assert settings.database_pool_size == 10
-    assert settings.jwt_user_claims == ("user_id", "sub")
-    assert settings.cors_origins == ("http://localhost:3000", "http://localhost:5173")
-    assert settings.log_format == "json"
+    assert load().model_dump() == {
+        "database_url": None,
+        "database_pooler": False,
+        "database_pool_size": 10,
+        "migrate_on_start": True,
+        "better_auth_secret": None,
+        "better_auth_url": None,
+        "jwks_url": None,
+        "jwt_issuer": None,
+        "jwt_audience": None,
+        "jwt_user_claims": ("user_id", "sub"),
+        "access_token_seconds": 900,
+        "refresh_idle_days": 7,
+        "refresh_max_days": 30,
+        "cookie_secure": True,
+        "cookie_samesite": "lax",
+        "cors_origins": ("http://localhost:3000", "http://localhost:5173"),
+        "rate_limit": "600/minute",
+        "auth_rate_limit": "10/minute",
+        "refresh_rate_limit": "30/minute",
+        "rate_limit_storage": "async+memory://",
+        "log_level": "info",
+        "log_format": "json",
+    }
 
 
 def test_settings_come_from_the_environment_and_from_the_file(
@@ -147,8 +163,10 @@ def test_a_transaction_pooler_is_guessed_and_can_be_said(url: str, pooler: bool)
         ({"COOKIE_SAMESITE": "some"}, "COOKIE_SAMESITE: "),
         ({"COOKIE_SAMESITE": "none", "COOKIE_SECURE": "false"}, "COOKIE_SAMESITE: none needs"),
         ({"RATE_LIMIT": "many"}, "RATE_LIMIT: must look like 600/minute"),
+        ({"RATE_LIMIT": "0/minute"}, "RATE_LIMIT: must look like 600/minute"),
         ({"AUTH_RATE_LIMIT": "1/minute;5/hour"}, "AUTH_RATE_LIMIT: must look like 600/minute"),
         ({"RATE_LIMIT_STORAGE": "redis://canary"}, "RATE_LIMIT_STORAGE: "),
+        ({"RATE_LIMIT_STORAGE": "async+memory://canary"}, "RATE_LIMIT_STORAGE: "),
     ],
 )
 def test_a_wrong_setting_ends_the_start_with_one_line_that_names_it(
@@ -182,6 +200,14 @@ def test_an_empty_rate_limit_is_off_and_all_else_that_is_empty_the_default(
     assert settings == Settings(rate_limit="", auth_rate_limit="", refresh_rate_limit="")
 
 
+def test_an_empty_pooler_is_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_POOLER", "")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://u:p@ep-x-pooler.eu.aws.neon.tech/db")
+    monkeypatch.setenv("BETTER_AUTH_SECRET", SECRET)
+
+    assert load().database_pooler
+
+
 def test_a_file_that_is_not_utf_8_ends_the_start_with_one_line(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -205,6 +231,12 @@ def test_a_file_that_is_not_utf_8_ends_the_start_with_one_line(
 )
 def test_origins_are_compared_as_browsers_send_them(written: str, sent: str) -> None:
     assert Settings(cors_origins=(written,)).cors_origins == (sent,)
+
+
+def test_the_issuer_is_named_as_urls_are_written() -> None:
+    assert Settings(better_auth_url="https://App.Example:443/").better_auth_url == (
+        "https://app.example"
+    )
 
 
 def test_keys_are_published_by_better_auth_or_where_it_is_said() -> None:
