@@ -129,7 +129,6 @@ _USER = [
     for name in UserRead.__annotations__
 ]
 _MEMBERS = tuple(TaskRead.__annotations__)
-_NOW = {"updated_at": func.now()}
 _ONE: ColumnElement[int] = literal_column("1")
 
 BULK_SECONDS = 60.0
@@ -154,6 +153,9 @@ def _with_status(status: Status) -> list[ColumnElement[bool]]:
 
 # Revisions. Every write takes its owner's row first, so that writes of one user come one after the
 # other, and a revision is seen only when every one before it is.
+
+_MOMENT = func.clock_timestamp().label("moment")
+"""When a write got its revision: `now()` is when it began, maybe before one of a lower revision."""
 
 _TELL = case(
     (
@@ -193,7 +195,7 @@ def _bump(target: CTE) -> CTE:
         update(User)
         .where(col(User.id) == OWNER, count > literal_column("0"))
         .values(rev=col(User.rev) + _ONE)
-        .returning(col(User.rev), _TELL)
+        .returning(col(User.rev), _MOMENT, _TELL)
         .cte("bump")
     )
 
@@ -320,45 +322,29 @@ def _given(table: type[Task | Tag | User], members: Iterable[str]) -> dict[str, 
     }
 
 
-class Written(TaskRead):
-    """A task as it was written, and whether its tags may have changed since the statement began."""
-
-    is_stale: NotRequired[bool]
-
-
-_REV_BEFORE = select(_REV).select_from(_OWNERS_ROW).scalar_subquery()
-_IS_STALE = (col(Task.rev) != _REV_BEFORE + _ONE).label("is_stale")
-"""A statement that had to wait writes what others left, but sees other tables as they were."""
-
-
 def _tagged(write: Insert | Update) -> Select[Any]:
     """Let a task that is written have the tags of these names, and make those that are not there.
 
     What a statement writes it does not see in the tables, so its answer is made of what it wrote.
     """
-    task = write.returning(*_task(_NO_TAGS.label("tags")), _IS_STALE).cte("task")
+    task = write.returning(*_task(_NO_TAGS.label("tags"))).cte("task")
     wanted = func.unnest(_TAG_NAMES, _TAG_KEYS).table_valued("name", "name_key", name="wanted")
     wanted = wanted.render_derived()
-    found = (
-        select(*_TAG_AND_KEY)
-        .where(col(Tag.user_id) == OWNER, col(Tag.name_key) == any_(_TAG_KEYS))
-        .cte("found")
-    )
-    made = (
+    tags = (
         insert(Tag)
         .from_select(
             ["user_id", "name", "name_key"],
             select(OWNER, wanted.c.name, wanted.c.name_key)
-            .where(wanted.c.name_key.not_in(select(found.c.name_key)), exists(select(task.c.id)))
+            .where(exists(select(task.c.id)))
             # In one order, so that two who make the same tags wait and do not deadlock.
             .order_by(wanted.c.name_key),
         )
-        # An update, though it changes nothing, because DO NOTHING would return no row.
+        # Of those that are there, too, because a look would see them as they were when the
+        # statement began. An update, because DO NOTHING would return no row.
         .on_conflict_do_update(constraint="tags_name", set_={"name": col(Tag.name)})
         .returning(*_TAG_AND_KEY)
-        .cte("made")
+        .cte("tagged")
     )
-    tags = union_all(select(found), select(made)).cte("tagged")
     linked = (
         insert(Link)
         .from_select(["user_id", "task_id", "tag_id"], select(OWNER, task.c.id, tags.c.id))
@@ -377,7 +363,7 @@ def _tagged(write: Insert | Update) -> Select[Any]:
     columns = [
         _as_json(tags) if name == "tags" else task.c[name] for name in TaskRead.__annotations__
     ]
-    return select(*columns, task.c.is_stale).add_cte(linked, unlinked)
+    return select(*columns).add_cte(linked, unlinked)
 
 
 _KEY_LIFETIME: ColumnElement[timedelta] = literal_column("interval '1 day'")
@@ -404,7 +390,7 @@ def _new_revision(owner: Insert) -> CTE:
     """
     return (
         owner.on_conflict_do_update(index_elements=["id"], set_={"rev": col(User.rev) + _ONE})
-        .returning(col(User.rev), _TELL)
+        .returning(col(User.rev), _MOMENT, _TELL)
         .cte("bump")
     )
 
@@ -416,20 +402,26 @@ _BUMP_OR_CREATE_OWNER_ONCE = _new_revision(
 
 
 @cache
-def create_task(*, is_tagged: bool = False, is_keyed: bool = False) -> Statement[Written]:
+def create_task(*, is_tagged: bool = False, is_keyed: bool = False) -> Statement[TaskRead]:
     """`owner` and every member: create a task, and the owner too at the first write.
 
     With tags, `tag_names` and `tag_keys`. With a key, `key` and `digest`, and there is no row where
     the key was used before.
     """
     bump = _BUMP_OR_CREATE_OWNER_ONCE if is_keyed else _BUMP_OR_CREATE_OWNER
-    values = {"user_id": OWNER, "rev": bump.c.rev, **_given(Task, TaskCreate.model_fields)}
+    values = {
+        "user_id": OWNER,
+        "rev": bump.c.rev,
+        "created_at": bump.c.moment,
+        "updated_at": bump.c.moment,
+        **_given(Task, TaskCreate.model_fields),
+    }
     if is_keyed:
         values["id"] = _FRESH_KEY.c.id
     new = insert(Task).from_select(list(values), select(*values.values()))
     if is_tagged:
-        return Statement(_tagged(new), Written)
-    return Statement(new.returning(*_task(_NO_TAGS.label("tags"))), Written)
+        return Statement(_tagged(new), TaskRead)
+    return Statement(new.returning(*_task(_NO_TAGS.label("tags"))), TaskRead)
 
 
 class Repeated(TaskRead):
@@ -454,9 +446,20 @@ _MATCHES = _FOUND_REVS.is_(None) | (col(Task.rev) == any_(_FOUND_REVS))
 _BUMP_FOR_THIS_ONE = _bump(_target(Task, col(Task.id) == TASK_ID, _MATCHES))
 
 
+class Written(TaskRead):
+    """A task as it was written, and whether its tags may have changed since the statement began."""
+
+    is_stale: NotRequired[bool]
+
+
+_REV_BEFORE = select(_REV).select_from(_OWNERS_ROW).scalar_subquery()
+_IS_STALE = (col(Task.rev) != _REV_BEFORE + _ONE).label("is_stale")
+"""A statement that had to wait writes what others left, but sees other tables as they were."""
+
+
 def _change(bump: CTE, **values: Any) -> Update:  # noqa: ANN401  (of any column)
     """Change what was found, where a revision was given for it."""
-    return update(Task).where(_THIS_ONE).values(rev=bump.c.rev, **_NOW, **values)
+    return update(Task).where(_THIS_ONE).values(rev=bump.c.rev, updated_at=bump.c.moment, **values)
 
 
 def _differs(table: type[Task | Tag], members: Iterable[str]) -> ColumnElement[bool]:
@@ -530,17 +533,16 @@ DELETE_TASK = Statement(
 def complete_tasks(status: Status) -> Statement[Updated]:
     """`owner`, `completed`: set it on the owner's tasks that differ, and count these."""
     completed = bindparam("completed", type_=Boolean, required=True)
-    target = _target(Task, *_with_status(status), col(Task.completed) != completed)
+    bump = _bump(target := _target(Task, *_with_status(status), col(Task.completed) != completed))
     changed = (
         update(Task)
         .where(_MINE, col(Task.id).in_(select(target.c.id)))
-        .values(completed=completed, rev=_bump(target).c.rev, **_NOW)
+        .values(completed=completed, rev=bump.c.rev, updated_at=bump.c.moment)
         .returning(col(Task.id))
         .cte("changed")
     )
-    return Statement(
-        select(func.count().label("updated")).select_from(changed), Updated, deadline=BULK_SECONDS
-    )
+    counted = select(func.count().label("updated")).select_from(changed)
+    return Statement(counted, Updated, after=_LOCK_OWNER, deadline=BULK_SECONDS)
 
 
 @cache
@@ -554,7 +556,8 @@ def delete_tasks(status: Status) -> Statement[Deleted]:
         .cte("gone")
     )
     counted = select(func.count().label("deleted")).select_from(gone)
-    return Statement(counted.add_cte(_bury(gone, _bump(target))), Deleted, deadline=BULK_SECONDS)
+    buried = _bury(gone, _bump(target))
+    return Statement(counted.add_cte(buried), Deleted, after=_LOCK_OWNER, deadline=BULK_SECONDS)
 
 
 def _relink(link: Insert | Delete, tags: Select[Any] | CompoundSelect[Any]) -> Statement[TaskRead]:
@@ -731,12 +734,6 @@ class Rotated(UserRead):
     counter: int
 
 
-class Stale(Rotated):
-    """The same, where another token was presented: whether it was good until just now."""
-
-    graceful: bool
-
-
 class Revoked(TypedDict):
     """What is refused: of a user's tokens only those issued until then."""
 
@@ -840,25 +837,24 @@ START_SESSION = Statement(
     dict[str, str],
 )
 
+_IS_CURRENT = col(Session.counter) == _COUNTER
+_WAS_CURRENT = (col(Session.counter) == _COUNTER + _ONE) & (
+    col(Session.rotated_at) > func.now() - bindparam("grace", type_=Interval, required=True)
+)
 ROTATE_SESSION = Statement(
     update(Session)
-    .where(col(Session.id) == SESSION_ID, col(Session.counter) == _COUNTER, _ALIVE, _SESSIONS_USER)
-    .values(counter=col(Session.counter) + _ONE, rotated_at=func.now())
+    .where(col(Session.id) == SESSION_ID, _IS_CURRENT | _WAS_CURRENT, _ALIVE, _SESSIONS_USER)
+    .values(
+        counter=_COUNTER + _ONE,
+        rotated_at=case((_IS_CURRENT, func.now()), else_=col(Session.rotated_at)),
+    )
     .returning(*_USER, col(Session.counter)),
     Rotated,
 )
-"""Compares and sets: of any number of calls with one counter, one has a row."""
+"""Compares and sets: any number of calls with one counter rotate once, and get the same."""
 
 FIND_SESSION = Statement(
-    select(
-        *_USER,
-        col(Session.counter),
-        (
-            (col(Session.counter) == _COUNTER + _ONE)
-            & (col(Session.rotated_at) > func.now() - bindparam("grace", type_=Interval))
-        ).label("graceful"),
-    ).where(col(Session.id) == SESSION_ID, _ALIVE, _SESSIONS_USER),
-    Stale,
+    select(col(Session.user_id)).where(col(Session.id) == SESSION_ID, _ALIVE), dict[str, str]
 )
 
 END_SESSION = Statement(
@@ -870,11 +866,8 @@ END_SESSION = Statement(
     dict[str, str],
 )
 
-_ENDED, _REVOKED_WITH_THEM = _end(
-    col(Session.user_id) == OWNER, col(Session.id) != bindparam("keep", type_=Text, required=True)
-)
+_ENDED, _REVOKED_WITH_THEM = _end(col(Session.user_id) == OWNER)
 END_SESSIONS = Statement(select(_ENDED.c.id).add_cte(_REVOKED_WITH_THEM), dict[str, str])
-"""`keep` is the session that may go on, or empty."""
 
 _CHANGED_USER = (
     update(User)
@@ -889,6 +882,7 @@ CHANGE_PASSWORD = Statement(
         _REVOKED_WITH_PASSWORD, _start_session(_CHANGED_USER).cte("started")
     ),
     UserRead,
+    after=_LOCK_OWNER,  # or it would not see a session that is being started with the old one
 )
 """Ends every session and starts another."""
 

@@ -50,13 +50,13 @@ class Revocations:
         asked, before = time.monotonic(), self._until
         all_of_it = asked - self._reloaded > RELOAD_SECONDS or asked - self._asked > 30
         rows = await queries.LIST_REVOCATIONS.all(window=EVERYTHING if all_of_it else OVERLAP)
-        until = {
+        until: dict[str, float] = {}
+        for row in rows:
             # Sessions and single tokens are refused whenever they were issued.
-            row["key"]: row["revoked_at"].timestamp()
-            if row["key"].startswith(USER_KEY)
-            else math.inf
-            for row in rows
-        }
+            is_user = row["key"].startswith(USER_KEY)
+            moment = row["revoked_at"].timestamp() if is_user else math.inf
+            # Another call may have learned of a later one while this list was on its way.
+            until[row["key"]] = max(moment, self._until.get(row["key"], moment))
         if all_of_it:
             # What another call learned while this list was on its way is kept.
             learned = self._until.keys() - before.keys()

@@ -122,58 +122,58 @@ class Accounts:
             await self._limits.count(self._request, limit, "address", address(self._request))
             raise Problem("refresh_token_invalid") from error
         await self._limits.count(self._request, self._limits.refresh, "session", session)
-        found: queries.Rotated | None = await queries.ROTATE_SESSION.first(
-            session=session, counter=counter, **self._alive
-        )
-        if not found:
-            found = await self._find_previous(session, counter)
-        self._request.scope["user_id"] = found["id"]
-        log_event(self._request, "refreshed")
-        return self._token(found, session, found["counter"])
-
-    async def _find_previous(self, session: str, counter: int) -> queries.Rotated:
-        """Find the session of a token that was good until just now; end that of an older one."""
-        stale = await queries.FIND_SESSION.first(
+        rotated = await queries.ROTATE_SESSION.first(
             session=session, counter=counter, grace=GRACE, **self._alive
         )
-        if stale and stale["graceful"]:
-            return stale
-        if stale:
-            log_event(self._request, "refresh_reused", logging.WARNING, user_id=stale["id"])
+        if not rotated:
+            await self._end_if_reused(session)
+            raise Problem("refresh_token_invalid")
+        self._request.scope["user_id"] = rotated["id"]
+        log_event(self._request, "refreshed")
+        return self._token(rotated, session, rotated["counter"])
+
+    async def _end_if_reused(self, session: str) -> None:
+        """End a session that is alive: whoever has an older token of it may have stolen it."""
+        if alive := await queries.FIND_SESSION.first(session=session, **self._alive):
+            log_event(self._request, "refresh_reused", logging.WARNING, user_id=alive["user_id"])
             await queries.END_SESSION.all(session=session, lifetime=self._lifetime)
             await self._revocations.load()
-        raise Problem("refresh_token_invalid")
 
     async def sign_out(self, *, everywhere: bool) -> None:
         """End the session of the cookie and that of the token, or all; a stranger has none.
 
         Raises `Problem` 503 where nothing could be ended.
         """
-        sessions: set[str] = set()
-        owners: set[str] = set()
         claims = await self._claims()
-        if claims and claims.session:
-            sessions.add(claims.session)
-            owners.add(claims.user_id)
-        elif claims:
-            left = timedelta(seconds=min(claims.expires - time.time(), LONGEST.total_seconds()))
-            await queries.REVOKE.one(key=claims.keys[-1], lifetime=left + self._lifetime)
-            owners.add(claims.user_id)
+        owners = {claims.user_id} if claims else set[str]()
+        sessions = {claims.session} if claims and claims.session else set[str]()
         for cookie in _refresh_cookies(self._request):
             with contextlib.suppress(InvalidToken):
                 sessions.add(self._issuer.read_refresh_token(cookie)[0])
+        if everywhere:
+            await self._end_everywhere(sessions, owners)
+        # What was sent ends last: if a statement fails, it tells the next call again who it is.
         for session in sessions:
             ended = await queries.END_SESSION.all(session=session, lifetime=self._lifetime)
             owners.update(row["user_id"] for row in ended)
-        for owner in owners if everywhere else ():
-            await queries.END_SESSIONS.all(owner=owner, keep="", lifetime=self._lifetime)
-            if not owner.startswith(LOCAL):
-                await queries.REVOKE.one(key=USER_KEY + owner, lifetime=LONGEST)
+        if claims and not claims.session:
+            left = timedelta(seconds=min(claims.expires - time.time(), LONGEST.total_seconds()))
+            await queries.REVOKE.one(key=claims.keys[-1], lifetime=left + self._lifetime)
         self._clear_cookie()
         if sessions or claims:
             await self._revocations.load()
             for owner in owners:
                 log_event(self._request, "logged_out", user_id=owner, everywhere=everywhere)
+
+    async def _end_everywhere(self, sessions: set[str], owners: set[str]) -> None:
+        """End whatever these owners have, and those of the sessions, who are added to them."""
+        for session in sessions:
+            alive = await queries.FIND_SESSION.all(session=session, **self._alive)
+            owners.update(row["user_id"] for row in alive)
+        for owner in owners:
+            await queries.END_SESSIONS.all(owner=owner, lifetime=self._lifetime)
+            if not owner.startswith(LOCAL):
+                await queries.REVOKE.one(key=USER_KEY + owner, lifetime=LONGEST)
 
     async def _claims(self) -> Claims | None:
         """Give the claims of the token, if it verifies; those of an old one name its session."""
@@ -193,7 +193,8 @@ class Accounts:
 
     async def change_password(self, user_id: str, current: str, new: str) -> TokenRead:
         """Change it and end every other session. Raises `Problem` 403, 422, 429, 503."""
-        account = await self._prove(user_id, current)
+        account = await queries.FIND_OWN_ACCOUNT.first(owner=user_id)
+        account = await self._prove(user_id, account, current)
         self._refuse_weak(new, account["email"] or "", "new_password")
         session = new_session()
         changed = await queries.CHANGE_PASSWORD.first(
@@ -205,8 +206,6 @@ class Accounts:
         )
         if not changed:
             raise Problem("wrong_password")  # it was changed in between
-        # Once more, for those that were being started with the old one.
-        await queries.END_SESSIONS.all(owner=user_id, keep=session, lifetime=self._lifetime)
         await self._revocations.load()
         log_event(self._request, "password_changed")
         return self._token(changed, session, 0)
@@ -219,20 +218,23 @@ class Accounts:
         if account["password_hash"] is not None:
             if password is None:
                 raise _invalid("password", "is required")
-            account = await self._prove(user_id, password)
+            await self._prove(user_id, account, password)
         gone = await queries.DELETE_ACCOUNT.first(
             owner=user_id, known=account["password_hash"], lifetime=LONGEST
         )
-        if not gone:  # it was changed or deleted in between
-            raise Problem("wrong_password" if account["password_hash"] else "token_revoked")
+        if not gone:
+            left = await queries.FIND_OWN_ACCOUNT.first(owner=user_id)
+            was_changed = left and left["password_hash"]
+            raise Problem("wrong_password" if was_changed else "token_revoked")
         await self._revocations.load()
         self._clear_cookie()
         log_event(self._request, "account_deleted")
 
-    async def _prove(self, user_id: str, password: str) -> queries.Account:
-        """Compare the current password. Raises `Problem` 403."""
+    async def _prove(
+        self, user_id: str, account: queries.Account | None, password: str
+    ) -> queries.Account:
+        """Compare the current password. Raises `Problem` 403, 429, 503."""
         await self._limits.count(self._request, self._limits.auth, "account", user_id)
-        account = await queries.FIND_OWN_ACCOUNT.first(owner=user_id)
         right, _ = await self._passwords.verify(password, account and account["password_hash"])
         if not account or not right:
             log_event(self._request, "wrong_password", logging.WARNING)

@@ -12,7 +12,7 @@ import schemas
 from dependencies.events import log_event
 from dependencies.rate_limits import address, rate_limits
 from errors import Problem
-from security import Claims, ExpiredToken, InvalidToken, UnknownKey, Verifier
+from security import LOCAL, Claims, ExpiredToken, InvalidToken, UnknownKey, Verifier
 
 MAX_TOKEN_BYTES = 8192  # a larger one would be parsed before its signature is looked at
 
@@ -90,8 +90,11 @@ UserId = Annotated[str, Depends(verify_jwt)]
 
 async def current_user(user_id: UserId) -> schemas.UserRead:
     """Return the user's row; one that only the token knows is created."""
-    found = await queries.FIND_USER.first(owner=user_id)
-    return found or await queries.CREATE_USER.one(owner=user_id)
+    if found := await queries.FIND_USER.first(owner=user_id):
+        return found
+    if user_id.startswith(LOCAL):
+        raise Problem("token_revoked")  # the account was deleted, which another worker took
+    return await queries.CREATE_USER.one(owner=user_id)
 
 
 CurrentUser = Annotated[schemas.UserRead, Depends(current_user)]

@@ -165,12 +165,12 @@ async def create_task(
     values = _values(task.model_dump())
     statement = queries.create_task(is_tagged=bool(task.tags), is_keyed=key is not None)
     digest = sha256(orjson.dumps(values, option=orjson.OPT_SORT_KEYS)).digest() if key else None
-    written = await statement.first(owner=user_id, key=key, digest=digest, **values)
-    if written is not None:
-        created = await _as_written(user_id, written)
-    else:
-        created = await _repeated(user_id, key, digest)
-        response.headers["Idempotency-Replayed"] = "true"
+    while not (created := await statement.first(owner=user_id, key=key, digest=digest, **values)):
+        if repeated := await queries.FIND_REPEATED.first(owner=user_id, key=key):
+            created = _repeated(repeated, digest)
+            response.headers["Idempotency-Replayed"] = "true"
+            break
+        # Else the key was forgotten, or went with its user, in between.
     response.headers["Location"] = f"/api/tasks/{created['id']}"
     return _with_etag(created, response)
 
@@ -325,17 +325,14 @@ async def _change(
 
 
 async def _as_written(user_id: str, task: queries.Written) -> TaskRead:
-    """Return a task whose tags are those of its revision."""
+    """Return a task whose tags are those of its revision. Raises `Problem` 404 if it is gone."""
     if task.pop("is_stale", False):
-        return await queries.GET_TASK.first(owner=user_id, task_id=task["id"]) or task
+        return await _get(user_id, task["id"])
     return task
 
 
-async def _repeated(user_id: str, key: str | None, digest: bytes | None) -> TaskRead:
+def _repeated(row: queries.Repeated, digest: bytes | None) -> TaskRead:
     """Return what was created under a key before."""
-    row = await queries.FIND_REPEATED.first(owner=user_id, key=key)
-    if row is None:
-        raise Problem("unavailable")  # it was cleaned up in between
     if row["digest"] != digest:
         raise Problem("idempotency_key_reused")
     return found(queries.task_of(row) if row["id"] is not None else None)

@@ -1,5 +1,6 @@
 """Fixtures: the service on a real PostgreSQL, the people who use it, and tokens of every kind."""
 
+import asyncio
 import contextlib
 import itertools
 import logging
@@ -8,11 +9,12 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
 import jwt
 import pytest
@@ -209,6 +211,30 @@ def token(secret: str = SECRET, algorithm: str = "HS256", **claims: object) -> s
         if value is not None
     }
     return jwt.encode(present, secret, algorithm)
+
+
+def one_connection(
+    configured: settings.Settings, database: db.Database
+) -> contextlib.AbstractAsyncContextManager[None]:
+    """Let two requests take turns: the second is written between two statements of the first."""
+    return db.connect(configured.model_copy(update={"database_pool_size": 1}), database.url)
+
+
+async def in_turn(
+    database: db.Database, user_id: str, *calls: Coroutine[Any, Any, httpx.Response]
+) -> list[httpx.Response]:
+    """Let a user's writes all begin before any is done; the first is done first."""
+    connection = await asyncpg.connect(database.url)
+    waiting: list[asyncio.Task[httpx.Response]] = []
+    async with asyncio.timeout(10), connection.transaction():
+        await connection.execute("SELECT FROM users WHERE id = $1 FOR NO KEY UPDATE", user_id)
+        for call in calls:
+            waiting.append(asyncio.create_task(call))
+            query = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+            while await connection.fetchval(query) < len(waiting):
+                await asyncio.sleep(0.005)
+    await connection.close()
+    return await asyncio.gather(*waiting)
 
 
 @pytest.fixture

@@ -25,9 +25,9 @@ import queries
 import revocations
 import schemas
 from dependencies.accounts import Accounts
-from routes import auth, tasks
+from routes import auth
 from settings import Settings
-from tests.conftest import ORIGIN, SECRET, Person, token
+from tests.conftest import ORIGIN, SECRET, Person, one_connection, token
 from tests.contract import PASSWORD
 from tests.test_hostile import assert_helpful
 from tests.test_tasks import create
@@ -1061,9 +1061,122 @@ async def test_a_user_who_is_deleted_meanwhile_is_signed_out(app: FastAPI) -> No
         with pytest.raises(errors.Problem) as raised:
             await call
         assert raised.value.code == "token_revoked"
-    with pytest.raises(errors.Problem) as raised:
-        await tasks._repeated("nobody", "key", b"")  # noqa: SLF001
-    assert raised.value.code == "unavailable"
+
+
+async def test_tokens_of_a_deleted_account_make_no_user(
+    browser: Person, database: db.Database
+) -> None:
+    answer = await sign_up(browser, name=None)
+    connection = await asyncpg.connect(database.url)
+    await connection.execute("DELETE FROM users WHERE id = $1", answer["user"]["id"])
+    await connection.close()
+
+    response = await browser.get(f"{AUTH}/me", headers=bearer(answer))
+
+    assert await code(response) == (401, "token_revoked")
+
+
+async def test_of_two_deletions_at_once_none_blames_the_password(
+    browser: Person, ada: Person, configured: Settings, database: db.Database
+) -> None:
+    answer = await sign_up(browser, name=None)
+    await create(ada)
+
+    async with one_connection(configured, database):
+        ours = await asyncio.gather(
+            *(
+                browser.request(
+                    "DELETE", f"{AUTH}/me", json={"password": PASSWORD}, headers=bearer(answer)
+                )
+                for _ in range(2)
+            )
+        )
+        others = await asyncio.gather(*(ada.delete(f"{AUTH}/me") for _ in range(2)))
+
+    for first, second in (ours, others):
+        assert first.status_code == 204
+        assert await code(second) == (401, "token_revoked")
+
+
+async def test_a_session_that_is_being_started_with_the_old_password_ends(
+    browser: Person, database: db.Database
+) -> None:
+    answer = await sign_up(browser, name=None)
+    user_id = answer["user"]["id"]
+    connection = await asyncpg.connect(database.url)
+    transaction = connection.transaction()
+    await transaction.start()
+    await connection.execute("SELECT FROM users WHERE id = $1 FOR SHARE", user_id)
+    await connection.execute("INSERT INTO sessions (id, user_id) VALUES ('late', $1)", user_id)
+
+    change = asyncio.create_task(
+        browser.post(
+            f"{AUTH}/password",
+            json={"current_password": PASSWORD, "new_password": OTHER},
+            headers=bearer(answer),
+        )
+    )
+    async with asyncio.timeout(5):
+        while not await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+            await asyncio.sleep(0.005)
+    await transaction.commit()
+    changed = await change
+
+    left = await connection.fetch("SELECT id FROM sessions WHERE user_id = $1", user_id)
+    await connection.close()
+    assert changed.status_code == 200
+    assert [row["id"] for row in left] == [cookie(browser).split(".")[0]]
+
+
+async def test_logging_out_everywhere_can_be_tried_again(
+    browser: Person, connect: Connect, database: db.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    email = new_email()
+    await sign_up(browser, email=email, name=None)
+    other = connect(None)
+    other.base_url = browser.base_url
+    await sign_in(other, email=email, password=PASSWORD)
+    connection = await asyncpg.connect(database.url)
+
+    async with connection.transaction():
+        session = cookie(other).split(".")[0]
+        await connection.execute("SELECT FROM sessions WHERE id = $1 FOR UPDATE", session)
+        with monkeypatch.context() as impatient:
+            impatient.setattr(db, "DEADLINE_SECONDS", 0.2)
+            failed = await browser.post(f"{AUTH}/logout?everywhere=true")
+    await connection.close()
+    again = await browser.post(f"{AUTH}/logout?everywhere=true")
+
+    assert (failed.status_code, again.status_code) == (503, 204)
+    assert (await other.post(f"{AUTH}/refresh")).status_code == 401
+
+
+async def test_a_list_that_was_long_on_its_way_forgets_no_later_moment(
+    app: FastAPI, connect: Connect, ada_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def log_out_everywhere() -> None:
+        await asyncio.sleep(0.02)
+        person = connect(token(sub=ada_id, iat=timedelta()))
+        await asyncio.sleep(0.02)
+        response = await person.post(f"{AUTH}/logout?everywhere=true")
+        assert response.status_code == 204
+
+    await log_out_everywhere()
+    old: list[Any] = await queries.LIST_REVOCATIONS.all(window=timedelta(days=1))
+    await asyncio.sleep(0.02)
+    between = connect(token(sub=ada_id, iat=timedelta(), jti="between"))
+    assert (await between.get("/api/tasks")).status_code == 200
+    await log_out_everywhere()
+
+    class Late:
+        async def all(self, **_: object) -> list[Any]:
+            return old
+
+    with monkeypatch.context() as patch:
+        patch.setattr(queries, "LIST_REVOCATIONS", Late())
+        await app.state.revocations.load()
+
+    assert (await between.get("/api/tasks")).status_code == 401
 
 
 async def test_calls_of_a_user_who_is_being_deleted_are_answered(connect: Connect) -> None:

@@ -21,7 +21,7 @@ import db
 import live
 import queries
 from settings import Settings
-from tests.conftest import Person, token
+from tests.conftest import Person, in_turn, one_connection, token
 from tests.test_lists import insert_tasks
 from tests.test_service import Service, service
 from tests.test_tasks import create
@@ -147,6 +147,110 @@ async def test_an_answer_has_the_tags_of_its_revision(ada: Person) -> None:
     assert comparable == [found[answer["id"], answer["rev"]] for answer in comparable]
 
 
+async def test_a_tag_is_the_one_that_has_the_name_at_that_revision(
+    ada: Person, ada_id: str, database: db.Database
+) -> None:
+    home = (await ada.post("/api/tags", json={"name": "home"})).json()
+    paths = ["/api/tasks", f"/api/tasks/{(await create(ada))['id']}"]
+    for method, path in zip(["POST", "PATCH"], paths, strict=True):
+        renamed, tagged = await in_turn(
+            database,
+            ada_id,
+            ada.patch(f"/api/tags/{home['id']}", json={"name": "work"}),
+            ada.request(method, path, json={"title": "x", "tags": ["home"]}),
+        )
+
+        assert renamed.json() == {**home, "name": "work"}
+        (again,) = tagged.json()["tags"]
+        assert again["name"] == "home"
+        assert again["id"] != home["id"]
+        await ada.delete(f"/api/tags/{home['id']}")
+        home = again
+
+
+async def test_a_tag_that_is_deleted_meanwhile_is_made_again(
+    ada: Person, ada_id: str, database: db.Database
+) -> None:
+    (tag,) = (await create(ada, tags=["home"]))["tags"]
+
+    deleted, created = await in_turn(
+        database,
+        ada_id,
+        ada.delete(f"/api/tags/{tag['id']}"),
+        ada.post("/api/tasks", json={"title": "x", "tags": ["home"]}),
+    )
+
+    assert (deleted.status_code, created.status_code) == (204, 201)
+    assert [each["name"] for each in created.json()["tags"]] == ["home"]
+
+
+async def test_an_answer_never_has_the_tags_of_an_older_revision(
+    ada: Person, ada_id: str, database: db.Database
+) -> None:
+    tag = (await ada.post("/api/tags", json={"name": "home"})).json()
+    for _ in range(10):
+        path = f"/api/tasks/{(await create(ada))['id']}"
+        _, changed, _ = await in_turn(
+            database,
+            ada_id,
+            ada.put(f"{path}/tags/{tag['id']}"),
+            ada.patch(path, json={"title": "y"}),
+            ada.delete(path),
+        )
+        assert changed.status_code == 404 or changed.json()["tags"] == [tag]
+
+
+async def test_a_change_of_many_tasks_is_one_of_all_that_there_are_at_its_revision(
+    ada: Person, ada_id: str, database: db.Database
+) -> None:
+    done = await create(ada, completed=True)
+    path = f"/api/tasks/{done['id']}"
+
+    made, all_done = await in_turn(
+        database,
+        ada_id,
+        ada.post("/api/tasks", json={"title": "new"}),
+        ada.patch("/api/tasks?status=pending", json={"completed": True}),
+    )
+    _, again = await in_turn(
+        database,
+        ada_id,
+        ada.patch(path, json={"completed": False}),
+        ada.patch("/api/tasks?status=pending", json={"completed": True}),
+    )
+    _, cleared = await in_turn(
+        database,
+        ada_id,
+        ada.post("/api/tasks", json={"title": "newer", "completed": True}),
+        ada.delete("/api/tasks?status=completed"),
+    )
+
+    assert made.json()["rev"] == 2
+    assert all_done.json() == again.json() == {"updated": 1}
+    assert cleared.json() == {"deleted": 3}
+    assert (await ada.get("/api/tasks")).json() == []
+
+
+async def test_moments_are_in_the_order_of_the_revisions(
+    ada: Person, ada_id: str, database: db.Database
+) -> None:
+    path = f"/api/tasks/{(await create(ada))['id']}"
+
+    answers = await in_turn(
+        database,
+        ada_id,
+        *(ada.patch(path, json={"title": f"Task {n}"}) for n in range(4)),
+        *(ada.post("/api/tasks", json={"title": f"New {n}"}) for n in range(4)),
+    )
+
+    moments = {task["rev"]: task["updated_at"] for task in (each.json() for each in answers)}
+    in_order = [moments[rev] for rev in sorted(moments)]
+    assert len(in_order) > 4
+    assert in_order == sorted(set(in_order))
+    new = [answer.json() for answer in answers[4:]]
+    assert [task["created_at"] for task in new] == [task["updated_at"] for task in new]
+
+
 async def test_changes_of_a_tag_are_changes_of_the_tasks_that_carry_it(ada: Person) -> None:
     tagged, other = await create(ada, tags=["home"]), await create(ada)
     (tag,) = tagged["tags"]
@@ -199,13 +303,6 @@ async def test_a_task_that_is_known_is_not_sent(ada: Person) -> None:
     assert (await ada.get(path, headers={"If-None-Match": 'W/"1"'})).status_code == 304
     assert (await ada.get(path, headers={"If-None-Match": "*"})).status_code == 304
     assert (await ada.get(path, headers={"If-None-Match": '"2"'})).json() == task
-
-
-def one_connection(
-    configured: Settings, database: db.Database
-) -> contextlib.AbstractAsyncContextManager[None]:
-    """Let two requests take turns: the second is written between two statements of the first."""
-    return db.connect(configured.model_copy(update={"database_pool_size": 1}), database.url)
 
 
 WRITES: list[tuple[str, str, Any]] = [
@@ -394,6 +491,28 @@ async def test_keys_are_kept_for_a_day(
     again = await ada.post("/api/tasks", json=body, headers=headers)
 
     assert again.headers.get("Idempotency-Replayed") == replayed
+
+
+async def test_a_key_that_is_forgotten_meanwhile_is_as_good_as_new(
+    ada: Person, ada_id: str, app: Any, configured: Settings, database: db.Database
+) -> None:
+    body, headers = {"title": "x"}, {"Idempotency-Key": "k"}
+    first = await ada.post("/api/tasks", json=body, headers=headers)
+    connection = await asyncpg.connect(database.url)
+    await connection.execute(
+        "UPDATE idempotency_keys SET created_at = now() - interval '25 hours' WHERE user_id = $1",
+        ada_id,
+    )
+    await connection.close()
+
+    async with one_connection(configured, database):
+        again, _ = await asyncio.gather(
+            ada.post("/api/tasks", json=body, headers=headers), app.state.revocations.clean_up()
+        )
+
+    assert again.status_code == 201
+    assert "Idempotency-Replayed" not in again.headers
+    assert again.json()["id"] != first.json()["id"]
 
 
 async def test_what_was_deleted_is_not_created_again(ada: Person) -> None:
