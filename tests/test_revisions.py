@@ -642,8 +642,11 @@ async def events(response: httpx.Response) -> AsyncIterator[tuple[str, dict[str,
             fields = {}
 
 
-async def write_at_random(person: Person, until: float) -> None:
-    """Create, change, tag, move and delete tasks."""
+Seen = dict[tuple[int, int], Task]
+
+
+async def write_at_random(person: Person, until: float, seen: Seen) -> None:
+    """Create, change, tag, move and delete tasks; a task is the same wherever its revision is."""
     while time.monotonic() < until:
         tasks = (await person.get("/api/tasks?limit=20")).json()
         path = f"/api/tasks/{random.choice(tasks)['id']}" if tasks else "/api/tasks/1"
@@ -669,6 +672,10 @@ async def write_at_random(person: Person, until: float) -> None:
         method, where, body = random.choice(calls)
         response = await person.request(method, where, json=body)
         assert response.status_code in {200, 201, 204, 404}, response.text
+        if response.headers.get("ETag"):
+            tasks.append(response.json())
+        for task in tasks:
+            assert seen.setdefault((task["id"], task["rev"]), task) == task
 
 
 def take(mine: dict[int, Task], changed: list[Task], deleted: list[int]) -> None:
@@ -685,15 +692,16 @@ async def test_who_follows_the_changes_of_16_writers_has_their_list(
 ) -> None:
     async with connected(running, f"follower-{number}") as person:
         mine: dict[int, Task] = {}
-        rev = 0
+        rev, seen = 0, Seen()
         writing = asyncio.gather(
-            *(write_at_random(person, time.monotonic() + 3) for _ in range(16))
+            *(write_at_random(person, time.monotonic() + 3, seen) for _ in range(16))
         )
         while True:
             is_last = writing.done()
             page = await changes(person, rev)
             assert page["rev"] >= rev
             take(mine, page["changed"], page["deleted"])
+            assert all(seen.setdefault((t["id"], t["rev"]), t) == t for t in page["changed"])
             rev = page["rev"]
             if is_last and not page["more"]:
                 break
@@ -709,7 +717,9 @@ async def test_who_follows_the_events_has_their_list_though_the_connection_is_cu
 ) -> None:
     mine: dict[int, Task] = {}
     async with connected(running, "event-follower") as person, asyncio.timeout(60):
-        writing = asyncio.gather(*(write_at_random(person, time.monotonic() + 4) for _ in range(8)))
+        writing = asyncio.gather(
+            *(write_at_random(person, time.monotonic() + 4, {}) for _ in range(8))
+        )
         last, final = 0, None
         pending: list[tuple[str, dict[str, Any]]] = []
         while final is None or last < final:
