@@ -1,4 +1,4 @@
-"""The database: tables at startup, one pool a worker, and statements compiled once."""
+"""Database access: migrations at startup, one pool per worker, statements compiled once."""
 
 import asyncio
 import collections
@@ -28,26 +28,29 @@ from settings import PROJECT, Settings
 
 Row = TypeVar("Row")
 Step = tuple[str, list[Any]]
-"""SQL and its values."""
+"""SQL text and its values."""
 
 Fetching = Coroutine[Any, Any, "list[asyncpg.Record]"]
 
 DEADLINE_SECONDS = 5.0
-"""How long a request waits for a free connection, and then for the answer, before it is a 503."""
+"""How long a request waits for a free connection, and again for the result, before it gets a 503.
+
+A connection that must be opened first may take as long again.
+"""
 
 MAX_IDLE_SECONDS = 300.0
-"""How long a connection may be silent before another is opened instead."""
+"""How long a connection may be idle before it is replaced."""
 
 LISTEN_SECONDS = 15.0
-"""How often a connection that only listens is tried, because nothing else tells that it is dead."""
+"""How often a listening connection is probed, because nothing else shows that it is dead."""
 
 ATTEMPTS = 3
 _FAILURES = (
     *(OSError, asyncpg.PostgresError, asyncpg.InterfaceError),
-    asyncpg.InternalClientError,  # of a connection that ends while it is being used
+    asyncpg.InternalClientError,  # a connection that is lost while in use
 )
 _HARMLESS = {"22", "23", "40", "42"}
-"""SQLSTATE classes that blame a statement or its values, and not the server or the session."""
+"""SQLSTATE classes that blame the statement or its values: the connection stays usable."""
 
 logger = logging.getLogger("todo.database")
 _DIALECT = dialect()  # type: ignore[no-untyped-call]
@@ -58,12 +61,11 @@ _pool: "_Pool | None" = None
 class Statement(Generic[Row]):
     """One SQL statement, written with SQLAlchemy, compiled once, run by asyncpg.
 
-    A statement is a transaction of its own: it happens whole or not at all, and when a method
-    returns it is committed. Values are given by the names of the statement's parameters, all of
-    them each time.
+    Each statement is its own transaction: all or nothing, and committed when a method returns.
+    Every call passes values for all of the statement's parameters, by name.
 
-    Every method raises `Problem("unavailable")` where the database cannot be reached in time.
-    What a failed write did is then unknown to the caller, as it is to the client.
+    Every method raises `Problem("unavailable")` if the database cannot be reached in time.
+    Whether a write took effect is then unknown to the caller, as it is to the client.
     """
 
     def __init__(
@@ -74,10 +76,10 @@ class Statement(Generic[Row]):
         after: "Statement[Any] | None" = None,
         deadline: float | None = None,
     ) -> None:
-        """Compile a statement whose rows are dictionaries of the type `row`.
+        """Compile a statement whose rows are dictionaries of type `row`.
 
-        With a statement to run before it, in one transaction, it sees what that one waited for.
-        One that may take longer than others has a deadline of its own, in seconds.
+        `after` runs first, in the same transaction, so that this statement's snapshot includes
+        what `after` waited for. `deadline`, in seconds, replaces the default for slow statements.
         """
         self.deadline = deadline
         self.steps = (after, self) if after else (self,)
@@ -94,27 +96,27 @@ class Statement(Generic[Row]):
                 records = await _fetch(steps, self.deadline or DEADLINE_SECONDS)
             except _FAILURES as error:
                 verdict = errors.from_database(error)
-                # Its class and SQLSTATE only: the text of an error may quote a row.
+                # Log only class and SQLSTATE: the message may quote a row.
                 if isinstance(verdict, errors.DatabaseError):
-                    raise verdict from None  # and is logged there, with its traceback
+                    raise verdict from None  # `errors` logs it, with its traceback
                 state = getattr(error, "sqlstate", None)
                 logger.warning("database: %s, SQLSTATE %s", type(error).__name__, state)
                 if not isinstance(verdict, errors.TryAgain):
                     raise verdict from error
             else:
                 names = tuple(records[0].keys()) if records else ()
-                # Of a record itself `dict` asks for each value by its name.
-                rows = [dict(zip(names, record)) for record in records]  # noqa: B905  (costs a fifth)
+                # Faster than `dict(record)`, which looks up each value by name.
+                rows = [dict(zip(names, record)) for record in records]  # noqa: B905  (strict costs a fifth)
                 return cast("list[Row]", rows)
         raise errors.Problem("unavailable")
 
     async def first(self, **values: Any) -> Row | None:  # noqa: ANN401  (of any column)
-        """Run the statement and return its first row, if there is one."""
+        """Run the statement and return its first row, or None."""
         rows = await self.all(**values)
         return rows[0] if rows else None
 
     async def one(self, **values: Any) -> Row:  # noqa: ANN401  (of any column)
-        """Run a statement that always has one row, and return it."""
+        """Run a statement that always returns one row, and return that row."""
         (row,) = await self.all(**values)
         return row
 
@@ -130,11 +132,11 @@ def _current_pool() -> "_Pool":
 
 
 async def ping(deadline: float) -> None:
-    """Ask the database for a sign of life.
+    """Check that the database answers.
 
-    Raises `errors.Problem("unavailable")` where it gives none within the deadline, in seconds. All
-    who ask watch one attempt, which goes on after that: a distant database is found in the end, and
-    many who ask are no load.
+    Raise `errors.Problem("unavailable")` if it does not within the deadline, in seconds. All
+    callers share one attempt, which continues after that: a slow database is still found in the
+    end, and many callers add no load.
     """
     attempt = _current_pool().ping()
     done, _ = await asyncio.wait([attempt], timeout=deadline)
@@ -145,7 +147,7 @@ async def ping(deadline: float) -> None:
 async def listen(
     url: str, channel: str, heard: Callable[[str], None], begun: Callable[[], None]
 ) -> None:
-    """Call `heard` with whatever is notified, from when `begun` is called to a failure."""
+    """Call `begun` once listening, then `heard` with each payload, until the connection fails."""
     try:
         connection = await asyncpg.connect(url, timeout=DEADLINE_SECONDS, statement_cache_size=0)
         try:
@@ -156,7 +158,7 @@ async def listen(
             begun()
             while True:
                 with contextlib.suppress(TimeoutError):
-                    # Of a cancellation that comes as it ends, Python 3.11's wait_for tells nothing.
+                    # Not wait_for: Python 3.11's may lose a cancellation that arrives as it ends.
                     async with asyncio.timeout(LISTEN_SECONDS):
                         await closed.wait()
                 await connection.execute("SELECT 1", timeout=DEADLINE_SECONDS)
@@ -167,7 +169,7 @@ async def listen(
 
 
 class Database(NamedTuple):
-    """Where the data are, and the secret that tokens are signed with."""
+    """The URL of the database, and the secret that signs tokens."""
 
     url: str
     secret: str
@@ -175,24 +177,24 @@ class Database(NamedTuple):
 
 @contextlib.contextmanager
 def locate(settings: Settings) -> Iterator[Database]:
-    """Give the database of `DATABASE_URL`, or run one of our own for as long as it is used.
+    """Yield the database at `DATABASE_URL`, or run an embedded one until the block ends.
 
-    Raises `errors.CannotStart` where the embedded one cannot be started.
+    Raise `errors.CannotStart` if the embedded one cannot be started.
     """
     if settings.database_url and settings.better_auth_secret:
         yield Database(settings.database_url, settings.better_auth_secret)
         return
-    import embedded  # noqa: PLC0415  (it needs fcntl, which Windows has not)
+    import embedded  # noqa: PLC0415  (needs fcntl, which Windows lacks)
 
     with embedded.postgres(PROJECT / ".data") as server:
         yield Database(server.url, settings.better_auth_secret or server.secret)
 
 
 class _Connection(asyncpg.Connection):
-    """Names prepared statements so that no other process uses the same name.
+    """A connection whose prepared statements have globally unique names.
 
-    Through a transaction pooler that we were not told of, a name might otherwise stand for another
-    process's statement, and a SELECT run its DELETE.
+    Behind a transaction pooler that is not configured as such, a name could otherwise refer to
+    another process's statement, and our SELECT run its DELETE.
     """
 
     def _get_unique_id(self, prefix: str) -> str:
@@ -200,10 +202,10 @@ class _Connection(asyncpg.Connection):
 
 
 class _Pool:
-    """Connections to the database, each lent to one statement at a time.
+    """A connection pool that lends each connection to one statement at a time.
 
-    asyncpg's own pool spends more on lending a connection than the statement costs (24 us of 42),
-    on what nothing here needs: a session to clean, a task that survives cancellation.
+    asyncpg's own pool spends more on lending a connection than on the statement (24 of 42 us), for
+    features not needed here: resetting the session, a task that survives cancellation.
     """
 
     def __init__(self, url: str, settings: Settings) -> None:
@@ -211,25 +213,25 @@ class _Pool:
         self._size = settings.database_pool_size
         self._vacant = self._size
         self._waiters: collections.deque[asyncio.Future[None]] = collections.deque()
-        self._free: list[tuple[float, _Connection]] = []  # the one that was used last comes last
+        self._free: list[tuple[float, _Connection]] = []  # most recently used last
         self._closing: set[asyncio.Task[None]] = set()
         self._ping: asyncio.Task[list[asyncpg.Record]] | None = None
 
     async def open(self) -> None:
-        """Make a first connection, to see whether that is possible at all."""
+        """Open a first connection, to find out early whether that is possible."""
         self._give(await self._connect(DEADLINE_SECONDS))
 
     async def fetch(self, steps: list[Step], deadline: float) -> "list[asyncpg.Record]":
-        """Run a statement, or several in one transaction, on a connection that is free.
+        """Run a statement, or several in one transaction, on a free connection.
 
-        Waiting for one, and then for the answer, may take as long as the deadline each, in seconds.
+        The deadline, in seconds, applies to each: waiting for a turn, connecting, and running.
         """
         await self._enter(deadline)
         try:
             try:
                 connection = self._take() or await self._connect(deadline)
             except asyncpg.PostgresError as error:
-                raise ConnectionError(error.sqlstate) from error  # it lets nobody in, whatever why
+                raise ConnectionError(error.sqlstate) from error  # refused, whatever the reason
             try:
                 records = await _run(connection, steps, deadline)
             except BaseException as error:
@@ -244,7 +246,7 @@ class _Pool:
             self._leave()
 
     async def _enter(self, deadline: float) -> None:
-        """Wait for a turn, first come, first served; a semaphore and a timeout cost 10 us more."""
+        """Wait for a turn, first come, first served. A semaphore and a timeout cost 10 us more."""
         if self._vacant:
             self._vacant -= 1
             return
@@ -255,14 +257,14 @@ class _Pool:
         try:
             await turn
         except asyncio.CancelledError:
-            if not turn.cancelled() and turn.exception() is None:  # it came at the same moment
+            if not turn.cancelled() and turn.exception() is None:  # granted at the same moment
                 self._leave()
             raise
         finally:
             timer.cancel()
 
     def _leave(self) -> None:
-        """Let the next one in who still waits."""
+        """Admit the next caller that is still waiting."""
         while self._waiters:
             turn = self._waiters.popleft()
             if not turn.done():
@@ -271,7 +273,7 @@ class _Pool:
         self._vacant += 1
 
     def ping(self) -> "asyncio.Task[list[asyncpg.Record]]":
-        """Begin a sign of life, or give the one that is under way."""
+        """Return the ping in progress, or start one."""
         if self._ping is None or self._ping.done():
             self._ping = asyncio.create_task(self.fetch([("SELECT 1", [])], DEADLINE_SECONDS))
         return self._ping
@@ -283,7 +285,7 @@ class _Pool:
         while self._free:
             since, connection = self._free.pop()
             if not connection.is_closed():
-                # A firewall may have forgotten by now a connection that was silent for long.
+                # A firewall may have dropped a connection that was idle for long.
                 if time.monotonic() - since < MAX_IDLE_SECONDS:
                     return connection
                 self._discard(connection)
@@ -293,20 +295,20 @@ class _Pool:
         connection = await asyncpg.connect(
             self._url, timeout=deadline, connection_class=_Connection, **self._options
         )
-        # JSON goes into an answer as it comes. The name of this type is known without asking.
+        # JSON goes into the response unparsed. asyncpg knows this type without a query.
         await connection.set_type_codec(
             "json", schema="pg_catalog", encoder=str, decoder=orjson.Fragment
         )
         return connection
 
     def _discard(self, connection: "_Connection") -> None:
-        """Close a connection whose state is unknown, after telling the server to stop."""
+        """Close a connection in an unknown state in the background, cancelling its statement."""
         closing = asyncio.create_task(_close(connection))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
-        """Close every connection, when whoever uses one has done so."""
+        """Wait until no connection is in use, then close all of them."""
         for _ in range(self._size):
             await self._enter(math.inf)
         for _, connection in self._free:
@@ -316,7 +318,7 @@ class _Pool:
 
 
 def _run(connection: "_Connection", steps: list[Step], deadline: float) -> Fetching:
-    """Run steps, all of them within the deadline, in seconds; the last one's rows count."""
+    """Run all steps within the deadline, in seconds; return the rows of the last one."""
     if len(steps) > 1:
         return _run_together(connection, steps, deadline)
     sql, values = steps[0]
@@ -344,17 +346,17 @@ def _miss(turn: "asyncio.Future[None]") -> None:
 
 
 async def _close(connection: "_Connection") -> None:
-    with contextlib.suppress(*_FAILURES):  # a failure has closed it, too
+    with contextlib.suppress(*_FAILURES):  # a failure closes it too
         await connection.close(timeout=DEADLINE_SECONDS)
 
 
 @contextlib.asynccontextmanager
 async def connect(settings: Settings, url: str) -> AsyncIterator[None]:
-    """Bring the tables to head and keep a pool open for `Statement`s.
+    """Run migrations, if so configured, and keep a pool open for `Statement`s.
 
-    Raises `errors.CannotStart` where the database cannot be reached or the tables cannot be made.
+    Raise `errors.CannotStart` if the database cannot be reached or migrated.
     """
-    global _pool  # noqa: PLW0603  (a worker has one pool)
+    global _pool  # noqa: PLW0603  (one pool per worker)
     try:
         if settings.migrate_on_start:
             await run_sync(settings, url, upgrade)
@@ -375,24 +377,24 @@ async def connect(settings: Settings, url: str) -> AsyncIterator[None]:
 
 
 def _options(settings: Settings) -> dict[str, Any]:
-    """Tell asyncpg how many statements it may keep prepared, and for how long, in seconds.
+    """Return asyncpg's options for caching prepared statements: how many, for how many seconds.
 
-    A transaction pooler keeps none from one of ours to the next. Elsewhere all of ours are kept for
-    good, because asyncpg waits without a deadline for the end of one that it gives up.
+    Behind a transaction pooler they do not survive from one transaction to the next. Elsewhere all
+    are kept forever (0), because asyncpg closes an evicted one without a timeout.
     """
     size = 0 if settings.database_pooler else 1000
     return {"statement_cache_size": size, "max_cached_statement_lifetime": 0}
 
 
 def upgrade(connection: Connection) -> None:
-    """Bring the tables to the newest revision; of several workers at once, the first does it."""
+    """Migrate to the newest revision; of several workers at once, the first does it."""
     config = Config(toml_file=PROJECT / "pyproject.toml")
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
 
 
 async def run_sync(settings: Settings, url: str, function: Callable[[Connection], None]) -> None:
-    """Call a function with an SQLAlchemy connection, for what Alembic does."""
+    """Call a function with an SQLAlchemy connection, as Alembic needs one."""
     engine = create_async_engine(
         "postgresql+asyncpg://",
         poolclass=NullPool,
@@ -400,7 +402,7 @@ async def run_sync(settings: Settings, url: str, function: Callable[[Connection]
             "async_creator_fn": lambda **_: asyncpg.connect(
                 url, timeout=DEADLINE_SECONDS, **_options(settings)
             ),
-            # Through a transaction pooler another client's statement may carry the usual name.
+            # Behind a transaction pooler, another client's statement may have the default name.
             "prepared_statement_name_func": lambda: f"migration_{uuid.uuid4().hex}",
         },
     )

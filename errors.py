@@ -1,4 +1,4 @@
-"""Every error becomes one shape, application/problem+json (RFC 9457), and is listed here once."""
+"""All errors: each is listed here once, and sent as application/problem+json (RFC 9457)."""
 
 import asyncio
 import logging
@@ -32,14 +32,14 @@ CODES: dict[str, tuple[int, str]] = {
     "task_not_found": (404, "No such task."),
     "tag_not_found": (404, "No such tag."),
     "method_not_allowed": (405, "This path does not take this method; see the Allow header."),
-    "email_taken": (409, "This email has an account already. Sign in instead."),
-    "tag_exists": (409, "There is a tag of this name already."),
+    "email_taken": (409, "This email already has an account. Sign in instead."),
+    "tag_exists": (409, "A tag with this name already exists."),
     "upgrade_refused": (400, "Send this again as plain HTTP/1.1, without Upgrade and Connection."),
     "request_timeout": (408, "The body did not arrive in time. Send it again."),
     "precondition_failed": (412, "This was changed by another write. Read it again, then write."),
     "body_too_large": (413, "The body is larger than 64 KiB."),
     "unsupported_media_type": (415, "Send the body as JSON, with Content-Type: application/json."),
-    "validation_error": (422, "The request does not follow the rules."),
+    "validation_error": (422, "The request is invalid."),
     "idempotency_key_reused": (422, "This Idempotency-Key was used with another body."),
     "rate_limited": (429, "Too many requests. Try again later."),
     "internal_error": (
@@ -48,13 +48,13 @@ CODES: dict[str, tuple[int, str]] = {
     ),
     "unavailable": (503, "The service cannot answer right now. Try again in a moment."),
 }
-"""Code -> status and sentence. Codes are stable: clients compare them."""
+"""Code -> status and sentence. Codes are stable: clients rely on them."""
 
 _TAKEN: dict[str | None, str] = {
     "users_email_key": "email_taken",
     "tags_name": "tag_exists",
 }
-"""What the database finds to be there already."""
+"""Unique constraints of the database, and the code of a violation."""
 
 _PLAIN_WORDS = {
     "missing": "is required",
@@ -81,15 +81,15 @@ _PLAIN_WORDS = {
     "less_than_equal": "must be {le} or less",
     "null": "must not be null; send no body at all, or an object",
 }
-"""What pydantic says in words for those who write models."""
+"""Plain replacements for pydantic's messages, which address authors of models."""
 
 RETRY_AFTER_SECONDS = 1
 MAX_LISTED = 20
-"""Of everything that is wrong with a request, so much is told at once."""
+"""How many of a request's errors are reported at once."""
 
 
 class CannotStart(Exception):
-    """The service cannot start; the message is the one line that says why and what to do."""
+    """The service cannot start; the message is one line that says why and what to do."""
 
 
 class Problem(HTTPException):
@@ -110,29 +110,29 @@ class Problem(HTTPException):
 
 
 def bad_parameter(name: str, detail: str) -> Problem:
-    """Refuse a parameter, by the name that the client knows it by."""
+    """Return the problem of a parameter, by the name that clients know."""
     errors = [{"detail": detail, "parameter": name}]
     return Problem("validation_error", f"{name}: {detail}", errors=errors)
 
 
 class TryAgain(Exception):
-    """The database undid the statement and asks to run it again."""
+    """The database rolled the statement back, and it should be run again."""
 
 
 class DatabaseError(Exception):
-    """A bug of ours that the database found. Its own words are left out: they may quote a row."""
+    """A bug of ours, found by the database. Its message is left out: it may quote a row."""
 
 
 def from_database(error: Exception) -> Exception:
-    """Translate what asyncpg raised: to `TryAgain`, `Problem` or `DatabaseError` (a bug of ours).
+    """Translate an asyncpg error to `TryAgain`, `Problem` or `DatabaseError` (a bug of ours).
 
-    By SQLSTATE (PostgreSQL manual, appendix A). Anything that is not the server's own answer, such
-    as a refused connection, a reset one or a deadline that passed, means that it is out of reach.
+    By SQLSTATE (PostgreSQL manual, appendix A). Anything that is not the server's own response,
+    such as a refused or reset connection or a timeout, means that the server is unavailable.
     """
     state = error.sqlstate if isinstance(error, PostgresError) else "08000"
     match state[:2], state:
         # 26000: a transaction pooler switched servers between parsing and running a statement.
-        # 23503: a row was deleted between being found and being referred to.
+        # 23503: a row was deleted between being found and being referenced.
         case _, "40001" | "40P01" | "26000" | "23503":
             return TryAgain(state)
         case ("08" | "53" | "57" | "58", _) | (_, "25006" | "55P03" | "28000" | "28P01" | "3D000"):
@@ -146,7 +146,7 @@ def from_database(error: Exception) -> Exception:
 
 
 def respond(scope: Scope, problem: Problem) -> Response:
-    """Render a problem; the one place that does."""
+    """Render a problem; nothing else does."""
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": _title(problem.status_code),
@@ -167,27 +167,27 @@ def respond(scope: Scope, problem: Problem) -> Response:
 
 
 def _title(status: int) -> str:
-    """Name a status as RFC 9110 does; older Pythons have older names."""
+    """Return a status's name in RFC 9110; older Python versions have older names."""
     renamed = {413: "Content Too Large", 422: "Unprocessable Content"}
     return renamed.get(status) or HTTPStatus(status).phrase
 
 
 class Errors:
-    """Plain ASGI: answer for whatever is raised inside with the problem that it is.
+    """Plain ASGI middleware that turns whatever is raised inside into a problem response.
 
-    It stands inside the CORS middleware, where the framework's own handler of `Exception` does not,
-    because otherwise a browser could not read the answer.
+    It is inside the CORS middleware, unlike the framework's own handler of `Exception`, because
+    otherwise a browser could not read the response.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and answer for it where that fails."""
+        """Pass a request on, and answer with a problem if it fails."""
         try:
             await self.app(scope, receive, send)
         except (Exception, asyncio.CancelledError) as error:
-            if scope["type"] != "http" or "status" in scope:  # it is too late for another answer
+            if scope["type"] != "http" or "status" in scope:  # too late for another response
                 raise
             await respond(scope, _problem(scope, error))(scope, receive, send)
 
@@ -202,7 +202,7 @@ def _problem(scope: Scope, error: BaseException) -> Problem:
             return Problem("method_not_allowed", headers={"Allow": _allowed(scope)})
         case HTTPException(status_code=404):
             return Problem("not_found")
-        case asyncio.CancelledError():  # the service stops and gives it no more time
+        case asyncio.CancelledError():  # the service is shutting down
             return Problem("unavailable")
         case _:
             logger.error("unexpected error in request %s", scope["request_id"], exc_info=error)
@@ -210,12 +210,12 @@ def _problem(scope: Scope, error: BaseException) -> Problem:
 
 
 def _allowed(scope: Scope) -> str:
-    """Every method of a path: the router's own answer names those of the first match only."""
+    """Return all methods of a path: the router's own answer lists only the first match's."""
     methods: set[str] = set()
     for route in scope["app"].routes:
         if route.matches(scope)[0] is not Match.NONE:
             methods |= getattr(route, "methods", set())
-    # Only static files are mounted, and a mount hides the path that it matched.
+    # Only static files are mounted, and a mount that has matched hides its path.
     return ", ".join(sorted(methods or {"GET", "HEAD"}))
 
 
@@ -228,7 +228,7 @@ def _invalid(error: RequestValidationError) -> Problem:
 
 
 def _invalid_member(item: Mapping[str, Any]) -> dict[str, str]:
-    """Say what is wrong and where, never the value: it may be a password."""
+    """Return what is wrong and where, never the value: it may be a password."""
     words = _PLAIN_WORDS.get(item["type"])
     detail = words.format_map(item.get("ctx", {})) if words else item["msg"]
     detail = detail.removeprefix("Value error, ")
@@ -239,22 +239,22 @@ def _invalid_member(item: Mapping[str, Any]) -> dict[str, str]:
 
 
 def json_pointer(path: Iterable[str | int]) -> str:
-    """Write a path into a document as a URI fragment (RFC 6901, section 6)."""
+    """Return the JSON pointer of a path, as a URI fragment (RFC 6901, section 6)."""
     escaped = "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)
     return "#" + quote(escaped, safe="/~!$&'()*+,;=:@")
 
 
 def header(name: str, description: str, *, required: bool = True, **schema: str) -> dict[str, Any]:
-    """Describe a header of an answer, for the OpenAPI document."""
+    """Describe a response header, for the OpenAPI document."""
     return {name: {"description": description, "required": required, "schema": schema}}
 
 
-_RETRY_AFTER = header("Retry-After", "In how many seconds to try again.", type="integer")
+_RETRY_AFTER = header("Retry-After", "Seconds to wait before trying again.", type="integer")
 _HEADERS = {
     401: header("WWW-Authenticate", "The challenge (RFC 6750).", type="string"),
     429: _RETRY_AFTER
     | header(
-        "RateLimit", 'What is left: `"user";r=0;t=42` (seconds).', required=False, type="string"
+        "RateLimit", 'Requests and seconds left: `"user";r=0;t=42`.', required=False, type="string"
     ),
     503: _RETRY_AFTER,
 }
@@ -267,7 +267,7 @@ _EXAMPLES = {
 
 
 def answers(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """Describe the problems that a route may answer with, for the OpenAPI document."""
+    """Describe the problems that a route may return, for the OpenAPI document."""
     responses: dict[int | str, dict[str, Any]] = {}
     for code in codes:
         status, sentence = CODES[code]
@@ -302,10 +302,10 @@ def answers(*codes: str) -> dict[int | str, dict[str, Any]]:
 
 
 BODY = answers("request_timeout", "body_too_large", "unsupported_media_type")
-"""What a route that takes a body may answer."""
+"""Problems of routes that take a body."""
 
 OWNED = answers(
     *("not_authenticated", "invalid_token", "token_expired", "token_revoked"),
     *("wrong_user", "rate_limited", "validation_error", "internal_error", "unavailable"),
 )
-"""What a route may answer that is about what a user owns."""
+"""Problems of routes about a user's own data."""

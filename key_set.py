@@ -1,4 +1,4 @@
-"""The keys that another server publishes for the tokens it issues: fetched, kept, kept up."""
+"""The keys that another server publishes for its tokens: fetched, cached and refreshed."""
 
 import asyncio
 import contextlib
@@ -15,18 +15,18 @@ from errors import Problem
 from security import Verifier, read_keys
 
 CACHE_SECONDS = 300.0
-"""A key that is withdrawn at its source is refused after so long."""
+"""How long it takes, at most, until a withdrawn key is refused."""
 
 RETRY_SECONDS = 10.0
 MAX_OUTAGE_SECONDS = 3600.0
-"""Known keys stay good through an outage of their source for so long."""
+"""How long known keys stay valid while their source is down."""
 
 COOLDOWN_SECONDS = 5.0
-"""Tokens of unknown keys, however many, cause no more than one fetch in so long."""
+"""Tokens with unknown keys, however many, cause at most one fetch in this time."""
 
 FETCH_SECONDS = 10.0
 WAIT_SECONDS = 2.5
-"""So long a request waits for a fetch, which goes on after that."""
+"""How long a request waits for a fetch, which continues after that."""
 
 MAX_BYTES = 256 * 1024
 
@@ -43,7 +43,7 @@ class KeySet:
         self._fetched = self._tried = -math.inf
 
     async def learn(self) -> None:
-        """Fetch the keys, unless that was done just now. Raises `Problem` 503 if it fails."""
+        """Fetch the keys, unless that was just tried. Raise `Problem` 503 if it failed."""
         if self._fetching is None and time.monotonic() - self._tried >= COOLDOWN_SECONDS:
             self._fetch()
         if self._fetching:
@@ -53,7 +53,7 @@ class KeySet:
 
     @contextlib.asynccontextmanager
     async def kept_up(self) -> AsyncIterator[Self]:
-        """Keep up with the source until the block ends."""
+        """Keep the keys up to date until the block ends."""
         following = asyncio.create_task(self._follow())
         try:
             yield self
@@ -71,7 +71,7 @@ class KeySet:
             await asyncio.sleep(RETRY_SECONDS if failed else CACHE_SECONDS - FETCH_SECONDS)
 
     def _fetch(self) -> "asyncio.Task[None]":
-        """Begin a fetch, or give the one that is under way."""
+        """Return the fetch in progress, or start one."""
         if self._fetching is None:
             self._fetching = asyncio.create_task(self._attempt())
         return self._fetching
@@ -82,7 +82,7 @@ class KeySet:
                 keys = read_keys(await self._get())
             self._tried = self._fetched = time.monotonic()
             self._verifier.trust(keys)
-        except Exception as error:  # noqa: BLE001  (whatever is there, requests get their answer)
+        except Exception as error:  # noqa: BLE001  (whatever it is, requests must be answered)
             self._tried = time.monotonic()
             logger.warning("cannot read the keys at %s: %r", self._url, error)
             if self._tried - self._fetched > MAX_OUTAGE_SECONDS:

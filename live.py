@@ -1,7 +1,7 @@
-"""Live changes: who waits for a user's next revision is woken by PostgreSQL's notifications.
+"""Live changes: PostgreSQL's notifications wake the event streams that wait for a new revision.
 
-They only wake. The data come from the same query as `/api/tasks/changes`, so one that is lost costs
-time and no change.
+They only wake them. The data comes from the same query as `/api/tasks/changes`, so a lost
+notification delays a change but loses none.
 """
 
 import asyncio
@@ -27,20 +27,20 @@ from security import Claims
 from settings import Settings
 
 TICK_SECONDS = 1.0
-"""How often a stream looks whether its token is still good."""
+"""How often a stream checks that its token is still valid."""
 
 SILENCE_SECONDS = 15.0
-"""After so long without an event a comment keeps the connection alive, and the query is run."""
+"""After this long without an event, a comment keeps the connection alive and the query is run."""
 
 WATCH_SECONDS = queries.WATCHED_SECONDS / 5
-"""How often a stream asks again to be notified of its user's writes."""
+"""How often a stream extends the time in which its user's writes cause notifications."""
 
 SLOW_SECONDS = 20.0
-"""A reader that takes nothing for so long is cut off."""
+"""How long a client may read nothing before it is disconnected."""
 
 
 class Live:
-    """A worker's streams, and its one connection that listens."""
+    """A worker's event streams, and its one listening connection."""
 
     def __init__(self, settings: Settings, url: str) -> None:
         self._pooled, self._url = settings.database_pooler, url
@@ -49,7 +49,7 @@ class Live:
 
     @contextlib.contextmanager
     def waiter(self, user_id: str) -> Iterator[asyncio.Event]:
-        """Give an event that is set when there may be something new for a user."""
+        """Yield an event that is set when there may be something new for a user."""
         event = asyncio.Event()
         self._waiting[user_id].add(event)
         try:
@@ -61,7 +61,7 @@ class Live:
 
     @contextlib.asynccontextmanager
     async def kept_up(self) -> AsyncIterator[None]:
-        """Listen until the block ends."""
+        """Listen (or poll, behind a transaction pooler) until the block ends."""
         following = asyncio.create_task(self._poll() if self._pooled else self._listen())
         with _before_shutdown(self.close):
             try:
@@ -86,7 +86,7 @@ class Live:
             event.set()
 
     async def _poll(self) -> None:
-        """Look every second: through a transaction pooler nobody can listen."""
+        """Wake all streams every second: nobody can listen through a transaction pooler."""
         while True:
             self._wake_all()
             await asyncio.sleep(TICK_SECONDS)
@@ -94,7 +94,7 @@ class Live:
     async def _listen(self) -> None:
         while True:
             await db.listen(self._url, queries.CHANNEL, self._notified, self._wake_all)
-            self._wake_all()  # for what was told meanwhile
+            self._wake_all()  # for notifications that were lost with the connection
             await asyncio.sleep(TICK_SECONDS)
 
 
@@ -104,11 +104,11 @@ def _before_shutdown(function: Callable[[], None]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     before: dict[int, Any] = {}
 
-    def handle(number: int, frame: Any) -> None:  # noqa: ANN401  (signal's)
+    def handle(number: int, frame: Any) -> None:  # noqa: ANN401  (as in signal)
         loop.call_soon_threadsafe(function)
         before[number](number, frame)
 
-    with contextlib.suppress(ValueError):  # outside the main thread there are no signals
+    with contextlib.suppress(ValueError):  # only the main thread can handle signals
         for number in (signal.SIGTERM, signal.SIGINT):
             if callable(handler := signal.getsignal(number)):
                 before[number] = handler
@@ -121,7 +121,7 @@ def _before_shutdown(function: Callable[[], None]) -> Iterator[None]:
 
 
 class Page(NamedTuple):
-    """A part of what has changed, by revision, and the revision that it ends with."""
+    """A page of changes, by revision, and the revision that it ends with."""
 
     rev: int
     more: bool
@@ -131,7 +131,7 @@ class Page(NamedTuple):
 
 
 async def read_changes(owner: str, since: int) -> Page:
-    """Read what the owner's writes after a revision have changed. Raises `Problem` 503."""
+    """Return what the owner's writes after a revision have changed. Raise `Problem` 503."""
     rows = await queries.LIST_CHANGES.all(owner=owner, since=since)
     deleted = [(row["deleted_rev"], row["deleted_id"]) for row in rows if row["deleted_id"]]
     rev, upto = rows[0]["owner_rev"], rows[0]["upto"]
@@ -142,7 +142,7 @@ async def read_changes(owner: str, since: int) -> Page:
 
 
 def _written(page: Page) -> Iterator[bytes]:
-    """Write a page as events. The last one of a revision carries it, so that none is skipped."""
+    """Yield a page as events. Only a revision's last event has its id, so that none is skipped."""
     events: list[tuple[int, str, object]] = [(task["rev"], "task", task) for task in page.changed]
     events += [(rev, "deleted", {"id": task_id}) for rev, task_id in page.deleted]
     events.sort(key=itemgetter(0))
@@ -157,14 +157,14 @@ def _event(name: str, data: object, rev: int | None) -> bytes:
 
 
 class EventStream(EventSourceResponse):
-    """FastAPI's, which cuts off a reader that takes nothing."""
+    """FastAPI's event stream, but it disconnects clients that stop reading."""
 
     def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
-        """Tell nginx not to keep events back until there are many."""
+        """Tell nginx not to buffer events."""
         super().init_headers({**(headers or {}), "X-Accel-Buffering": "no"})
 
     async def stream_response(self, send: Send) -> None:
-        """Send what there is, each part within a time."""
+        """Send the events, each part within a time limit."""
 
         async def send_in_time(message: Message) -> None:
             async with asyncio.timeout(SLOW_SECONDS):
@@ -177,9 +177,9 @@ class EventStream(EventSourceResponse):
 async def stream(
     live: Live, revocations: Revocations, claims: Claims, rev: int
 ) -> AsyncIterator[bytes]:
-    """Tell of every change after a revision, until the token is not good any more.
+    """Yield every change after a revision, until the token is no longer valid.
 
-    The user is watched already; here it goes on being so.
+    The caller has already run `queries.WATCH` for the user; the stream keeps renewing it.
     """
 
     def is_good() -> bool:
@@ -202,7 +202,7 @@ async def stream(
                         await queries.WATCH.one(owner=claims.user_id)
                         watched = now
                     page = await read_changes(claims.user_id, rev)
-                except Problem:  # the database is out of reach: it is asked again at the next tick
+                except Problem:  # the database is unavailable: try again at the next tick
                     looked = -math.inf
                 else:
                     for event in _written(page):

@@ -1,6 +1,6 @@
-"""Logging: one line an event, JSON for machines or text for a terminal.
+"""Logging: one line per event, JSON for machines or text for a terminal.
 
-Events pass their fields as the logger's one argument, a dictionary: `logger.info("%(a)s", {...})`.
+Events pass their fields as the logger's only argument, a dictionary: `logger.info("%(a)s", {...})`.
 """
 
 import logging.config
@@ -19,10 +19,10 @@ _TEXT = "%(method)s %(route)s %(status)s in %(ms).1f ms, user %(user_id)s, reque
 
 
 class JSONFormatter(logging.Formatter):
-    """One JSON object a line, whatever the fields contain."""
+    """One JSON object per line, whatever the fields contain."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Render the record's own members, its fields and its traceback."""
+        """Render the record's own attributes, its fields and its traceback."""
         fields: dict[str, Any] = dict(record.args) if isinstance(record.args, dict) else {}
         if "event" not in fields:
             fields["message"] = record.getMessage()
@@ -42,8 +42,8 @@ class TextFormatter(logging.Formatter):
 
     converter = staticmethod(time.gmtime)
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (the name is logging's)
-        """Escape what is not printable, but in tracebacks, which are appended later."""
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's name)
+        """Escape unprintable characters, except in tracebacks, which are appended later."""
         record.message = "".join(
             character if character.isprintable() else repr(character)[1:-1]
             for character in record.message
@@ -52,10 +52,10 @@ class TextFormatter(logging.Formatter):
 
 
 def configure(settings: Settings) -> None:
-    """Send every logger's lines, uvicorn's too, to standard output in one format."""
-    # Nobody reads these, and each costs time for every line.
+    """Send all loggers' lines, uvicorn's too, to standard output in one format."""
+    # These appear in no format, and each costs time on every line.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging._srcfile = None  # noqa: SLF001  (as its HOWTO advises)
+    logging._srcfile = None  # noqa: SLF001  (as the logging HOWTO advises)
     logging.config.dictConfig(
         {
             "version": 1,
@@ -78,7 +78,7 @@ def configure(settings: Settings) -> None:
             "root": {"level": settings.log_level.upper(), "handlers": ["stdout"]},
             "loggers": {
                 "uvicorn": {"handlers": [], "propagate": True},
-                # The envelope writes the one line of a request.
+                # `Envelope` logs requests.
                 "uvicorn.access": {"handlers": [], "propagate": False},
                 "alembic": {"level": "WARNING"},
             },
@@ -87,10 +87,10 @@ def configure(settings: Settings) -> None:
 
 
 def request_log(settings: Settings) -> Callable[[dict[str, Any]], None]:
-    """Give what writes the one line of a request.
+    """Return the function that writes the one log line of a request.
 
-    JSON is written past the loggers: what they do for a line costs twice as much as all of it. So
-    handlers that others add see every line but these.
+    JSON bypasses the loggers, whose overhead is twice the cost of writing the line. So handlers
+    that others add see every line except these.
     """
     if settings.log_format == "json" and sys.stdout and _requests.isEnabledFor(logging.INFO):
         return _write_request
@@ -102,5 +102,5 @@ def _write_request(fields: dict[str, Any]) -> None:
     try:
         sys.stdout.buffer.write(line + b"\n")
         sys.stdout.buffer.flush()
-    except (OSError, ValueError):  # nobody reads it, for which no request shall fail
+    except (OSError, ValueError):  # closed: that must not fail a request
         pass

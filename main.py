@@ -26,18 +26,18 @@ from schemas import Problem
 from security import Cursors, Issued, Issuer, Verifier
 
 DESCRIPTION = """
-Tasks for the user whom the token names, and nobody else's.
+Every call sees only the data of the user named in the token.
 
-**Sign in**: sign up below, then press *Authorize* and give email and password; or paste a token (a
-JWT of Better Auth's `jwt` plugin, or HS256, signed with `BETTER_AUTH_SECRET`; `uv run make_token.py
-ada` makes one for user `ada`).
+**Sign in**: register below, then press *Authorize* and enter your email and password. Or paste a
+token: a JWT from Better Auth's `jwt` plugin, or an HS256 JWT signed with `BETTER_AUTH_SECRET`
+(`uv run make_token.py ada` makes one for user `ada`).
 
 **Paths**: everything under `/api/tasks` is also served at `/api/{user_id}/tasks`, for frontends
-that name the user in the path; an id other than the token's is refused with 403. A slash at the
-end makes no difference.
+that put the user id in the path; an id other than the token's is refused with 403. A trailing slash
+makes no difference.
 
-**Errors** are `application/problem+json` (RFC 9457) from status 400 up. `detail` is a sentence for
-a person, `code` is stable and for programs, `request_id` finds the request in the log.
+**Errors** (status 400 and up) are `application/problem+json` (RFC 9457). `detail` is a sentence for
+people, `code` is stable and meant for programs, `request_id` finds the request in the log.
 """
 
 EXPOSED_HEADERS = [
@@ -51,12 +51,12 @@ TOKEN_FLOW = OAuthFlowPassword(tokenUrl="/api/v1/auth/token")
 
 
 class Service(FastAPI):
-    """FastAPI, with an OpenAPI document made for the generators of clients."""
+    """FastAPI with an OpenAPI document suited to client generators."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        """Leave out what the framework puts around our own layers, which do the same.
+        """Build the stack without the framework's own outer layers, which ours replace.
 
-        The innermost is a way through the routes without FastAPI's telemetry and forms.
+        The innermost layer runs routes without FastAPI's telemetry and form handling.
         """
         app: ASGIApp = Routes(self.router)
         for layer, arguments, options in reversed(self.user_middleware):
@@ -64,7 +64,7 @@ class Service(FastAPI):
         return app
 
     def openapi(self) -> dict[str, Any]:
-        """Return the document, in which `list_tasks` is `listTasks` and every error has a shape."""
+        """Return the document: `list_tasks` is named `listTasks`, and every error has a schema."""
         if self.openapi_schema:
             return self.openapi_schema
         for route in self.routes:
@@ -94,14 +94,14 @@ async def _published_keys(app: FastAPI, configured: settings.Settings) -> AsyncI
     if not configured.key_set_url:
         yield
         return
-    from key_set import KeySet  # noqa: PLC0415  (httpx takes 6 MiB, which not everybody needs)
+    from key_set import KeySet  # noqa: PLC0415  (httpx takes 6 MiB, and not all deployments need it)
 
     async with KeySet(configured.key_set_url, app.state.verifier).kept_up() as app.state.key_set:
         yield
 
 
 def create_app(configured: settings.Settings) -> FastAPI:
-    """Assemble the service. Nothing is opened before it starts."""
+    """Assemble the service. Nothing is opened until it starts."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -130,8 +130,8 @@ def create_app(configured: settings.Settings) -> FastAPI:
                     _published_keys(app, configured),
                     app.state.live.kept_up(),
                 ):
-                    gc.freeze()  # what is there now stays: no need to look through it again
-                    gc.set_threshold(10_000)  # a request makes many objects and hardly a cycle
+                    gc.freeze()  # what exists now is permanent: do not scan it again
+                    gc.set_threshold(10_000)  # a request makes many objects but hardly any cycles
                     yield
 
     logs.configure(configured)
@@ -140,7 +140,7 @@ def create_app(configured: settings.Settings) -> FastAPI:
         version="0.1.0",
         description=DESCRIPTION,
         lifespan=lifespan,
-        # An included router is matched twice in every request; its routes, taken over, are once.
+        # Not include_router: an included router is matched twice per request, these routes once.
         routes=[
             *tasks.router.routes,
             *tags.router.routes,

@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, its clock, its log line, and headers for its answer."""
+"""What wraps every request: its id, timing, log line and response headers."""
 
 import random
 import re
@@ -42,23 +42,23 @@ _CACHEABLE = [(b"cache-control", b"private, no-cache"), (b"vary", b"Authorizatio
 
 
 class Envelope:
-    """The outermost layer of the service. Plain ASGI, because it runs in every request."""
+    """The outermost layer of the service. Plain ASGI for speed, because every request passes it."""
 
     def __init__(self, app: ASGIApp, log: Callable[[dict[str, Any]], None]) -> None:
         self.app = app
         self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and what is answered back."""
+        """Pass a request on, and its response back."""
         if scope["type"] != "http":
             return await self.app(scope, receive, _briefly(send))
         started = time.perf_counter()
-        given = scope["given_headers"] = dict(scope["headers"])  # of a name given twice, the last
+        given = scope["given_headers"] = dict(scope["headers"])  # the last of repeated ones
         request_id = scope["request_id"] = _request_id(given)
         _canonical_path(scope)
         is_api = scope["route_path"].startswith("/api/")
         if not is_api:
-            # Starlette answers a bad range of a file in plain text, and no file here needs ranges.
+            # Starlette answers bad ranges in plain text, and no file here needs range requests.
             scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"range"]
         added = [
             (b"x-request-id", request_id.encode()),
@@ -66,7 +66,7 @@ class Envelope:
         ]
         caching = _UNCACHED if is_api else _REVALIDATED
         if b"origin" not in given:
-            added.append((b"vary", b"Origin"))  # where there is one, the CORS layer says so
+            added.append((b"vary", b"Origin"))  # otherwise the CORS layer adds it
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -85,30 +85,30 @@ class Envelope:
 
 
 def _request_id(given: dict[bytes, bytes]) -> str:
-    """Keep the caller's id where it is sane, so that both logs tell of one request."""
+    """Return the caller's id if it is sane, so that both logs can be correlated, or a new one."""
     if _SANE_REQUEST_ID.fullmatch(sent := given.get(b"x-request-id", b"")):
         return sent.decode()
     return f"{random.getrandbits(128):032x}"
 
 
 def _loses_its_body(scope: Scope, given: dict[bytes, bytes]) -> bool:
-    """Say whether uvicorn's parser took the body for another protocol, as `curl --http2` offers."""
+    """Return whether uvicorn's parser took the body for another protocol (try `curl --http2`)."""
     return (b"upgrade" in given or scope["method"] == "CONNECT") and (
         given.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in given
     )
 
 
 async def _refuse_upgrade(scope: Scope, receive: Receive, send: Send) -> None:
-    # The connection is closed, or the body would be read as the next request.
+    # Close the connection, or the body would be read as the next request.
     problem = errors.Problem("upgrade_refused", headers={"Connection": "close"})
     await errors.respond(scope, problem)(scope, receive, send)
 
 
 def _canonical_path(scope: Scope) -> None:
-    """Lead every spelling of a path to the one that is routed.
+    """Rewrite every spelling of a path to the one that is routed.
 
-    `/api/tasks/` is `/api/tasks`, and `/api/{user_id}/tasks...` is `/api/tasks...` with an id that
-    `verify_jwt` compares with the token's.
+    `/api/tasks/` becomes `/api/tasks`, and `/api/{user_id}/tasks...` becomes `/api/tasks...` with
+    an id that `verify_jwt` compares with the token's.
     """
     path = get_route_path(scope).rstrip("/") or "/"
     if match := _USERS_TASKS.fullmatch(path):
@@ -118,7 +118,7 @@ def _canonical_path(scope: Scope) -> None:
 
 
 def _summary(scope: Scope, seconds: float) -> dict[str, Any]:
-    # The route's template and not the path, in which anything may stand.
+    # Log the route's template, not the path, which may contain anything.
     route = scope.get("route")
     return {
         "event": "request",
@@ -133,7 +133,7 @@ def _summary(scope: Scope, seconds: float) -> dict[str, Any]:
 
 
 def _briefly(send: Send) -> Send:
-    """Of a start that failed for a known reason, tell the reason and not where it was raised."""
+    """Strip the traceback from a startup that failed for a known reason."""
     prefix = f"{errors.CannotStart.__module__}.{errors.CannotStart.__qualname__}: "
 
     async def send_briefly(message: Message) -> None:
@@ -147,17 +147,17 @@ def _briefly(send: Send) -> Send:
 
 
 class CORS(CORSMiddleware):
-    """Starlette's, but what has no Origin just passes, and a refusal is a problem as any other."""
+    """Starlette's, but requests without Origin just pass, and refusals are problem responses."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Look after requests that scripts of other origins make."""
+        """Handle requests that have an Origin."""
         if scope["type"] == "http" and b"origin" in scope["given_headers"]:
             await super().__call__(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        """Answer `OPTIONS`, which browsers send ahead of requests to another origin."""
+        """Answer `OPTIONS`, which browsers send before requests to another origin."""
         response = super().preflight_response(request_headers)
         return response if response.status_code == HTTPStatus.OK else _RefusedPreflight()
 

@@ -1,4 +1,4 @@
-"""The tables. Lengths and choices are checked here too, so that no other writer can break them."""
+"""The tables. They check lengths and choices too, so that no other writer can break the rules."""
 
 from datetime import datetime
 from typing import Literal
@@ -23,28 +23,28 @@ from sqlmodel import Field, SQLModel
 Priority = Literal["low", "medium", "high"]
 
 
-# What tasks are sorted by is written once, because an index serves no other spelling of it.
+# Sort keys are defined once, because an index only serves the very expression it was built on.
 
 
 def rank(priority: SQLColumnExpression[str]) -> ColumnElement[int]:
-    """Order priorities from low to high."""
+    """Return the rank of a priority, from low to high."""
     return func.array_position(literal_column("ARRAY['low', 'medium', 'high']"), priority)
 
 
 def due_or_last(due: SQLColumnExpression[datetime | None]) -> ColumnElement[datetime]:
-    """Let tasks without a due date come last."""
+    """Return the due date; tasks without one come last."""
     return func.coalesce(due, literal_column("'infinity'::timestamptz"))
 
 
 def due_or_first(due: SQLColumnExpression[datetime | None]) -> ColumnElement[datetime]:
-    """Let tasks without a due date come first, which is last in descending order."""
+    """Return the due date; tasks without one come first, which is last in descending order."""
     return func.coalesce(due, literal_column("'-infinity'::timestamptz"))
 
 
 class User(SQLModel, table=True):
-    """Somebody who owns tasks; the id is the one in the token.
+    """An owner of tasks. The id is the one in the token, prefixed if a JWKS verified the token.
 
-    Email and password belong to those who signed up here: the email as it was given, and its key,
+    Only users that signed up here have email and password: the email as it was given, and the key
     by which emails are compared.
     """
 
@@ -65,7 +65,7 @@ class User(SQLModel, table=True):
 
 
 class Task(SQLModel, table=True):
-    """A task. The key begins with its owner, and so does every index."""
+    """A task. Its primary key and every index begin with its owner."""
 
     __tablename__ = "tasks"
     __table_args__ = (
@@ -101,7 +101,7 @@ class Task(SQLModel, table=True):
 
 
 class Deletion(SQLModel, table=True):
-    """A task that is gone, and its owner's revision then. Ids are not given again."""
+    """A deleted task, and the owner's revision that deleted it. Ids are never reused."""
 
     __tablename__ = "deletions"
     __table_args__ = (Index("deletions_by_rev", "user_id", "rev"),)
@@ -112,7 +112,7 @@ class Deletion(SQLModel, table=True):
 
 
 class IdempotencyKey(SQLModel, table=True):
-    """What a client has named a create by, a digest of its body, and the task that it made."""
+    """A client's key for a create request, a digest of its body, and the task it created."""
 
     __tablename__ = "idempotency_keys"
 
@@ -124,7 +124,7 @@ class IdempotencyKey(SQLModel, table=True):
 
 
 class Tag(SQLModel, table=True):
-    """A user's word for some tasks, and the key by which names are compared."""
+    """A user's label for tasks, and the key by which names are compared."""
 
     __tablename__ = "tags"
     __table_args__ = (
@@ -141,7 +141,7 @@ class Tag(SQLModel, table=True):
 
 
 class Link(SQLModel, table=True):
-    """A tag on a task. Both keys hold the one owner, so nobody's tag can be on another's task."""
+    """A tag on a task. Both foreign keys share the owner, so both belong to the same user."""
 
     __tablename__ = "task_tags"
     __table_args__ = (
@@ -160,7 +160,7 @@ class Link(SQLModel, table=True):
 
 
 class Session(SQLModel, table=True):
-    """A sign-in. Of its refresh tokens the one with this counter is good; none is stored."""
+    """A sign-in. Its current refresh token is the one with this counter; none is stored."""
 
     __tablename__ = "sessions"
     __table_args__ = (Index("sessions_by_user", "user_id"),)
@@ -173,7 +173,7 @@ class Session(SQLModel, table=True):
 
 
 class Revocation(SQLModel, table=True):
-    """What tokens are refused though they verify: by session, by token, or by user and age."""
+    """Tokens that are refused although they verify: by session, by token, or by user and age."""
 
     __tablename__ = "revocations"
     __table_args__ = (Index("revocations_by_time", "revoked_at"),)

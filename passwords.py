@@ -1,4 +1,4 @@
-"""Passwords: what is a good one, and hashing them where it holds up nobody."""
+"""Passwords: which are acceptable, and hashing them without holding up other requests."""
 
 import asyncio
 import contextlib
@@ -17,11 +17,11 @@ from errors import Problem
 from schemas import folded
 from settings import PROJECT
 
-THREADS = max(1, min(4, (os.cpu_count() or 1) - 1))  # one processor is left for everybody else
+THREADS = max(1, min(4, (os.cpu_count() or 1) - 1))  # leave one processor for everything else
 QUEUE = 32
 """How many may wait for a thread; a hash takes about 20 ms."""
 
-BCRYPT_BYTES = 72  # the rest was always ignored; now bcrypt refuses it
+BCRYPT_BYTES = 72  # bcrypt always ignored the rest; now it refuses it
 
 _HASHES = PasswordHash(
     # Second choice of OWASP's password storage cheat sheet: 19 MiB, 2 passes, 1 lane.
@@ -31,23 +31,23 @@ Result = TypeVar("Result")
 
 
 def email_key(email: str) -> str:
-    """Give that by which emails are compared."""
+    """Return the form by which emails are compared."""
     return folded(email)
 
 
 class Passwords:
-    """Hashes and verifies, in a few threads that stand back behind the event loop."""
+    """Hashes and verifies passwords, in a few threads of lower priority than the event loop."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(THREADS, "passwords", _stand_back)
         self._waiting = 0
         common = (PROJECT / "common_passwords.txt").read_text()
         self._common = frozenset(common.split())
-        # What unknown emails are compared with, so that the answer takes as long.
+        # A dummy to verify for unknown emails, so that the response takes just as long.
         self._nobodys = _HASHES.hash("of nobody")
 
     def weakness(self, password: str, email: str) -> str | None:
-        """Say what is wrong with a new password, if anything is."""
+        """Return what is wrong with a new password, or None."""
         if password.casefold() in self._common:
             return "is one of the most common passwords; choose another"
         if email_key(password) == email_key(email):
@@ -55,14 +55,14 @@ class Passwords:
         return None
 
     async def hash(self, password: str) -> str:
-        """Hash a password. Raises `Problem` 503 where too many wait."""
+        """Hash a password. Raise `Problem` 503 if too many are waiting."""
         return await self._run(lambda: _HASHES.hash(password))
 
     async def verify(self, password: str, known: str | None) -> tuple[bool, str | None]:
-        """Compare a password with its hash, or with nobody's.
+        """Verify a password against a known hash, or against a dummy.
 
-        Returns whether it is right, and a better hash of it where there is one. Raises `Problem`
-        503 where too many wait.
+        Return whether it is right, and a better hash if the known one is outdated. Raise `Problem`
+        503 if too many are waiting.
         """
         right, better = await self._run(lambda: _verify(password, known or self._nobodys))
         return right and known is not None, better
@@ -78,7 +78,7 @@ class Passwords:
             self._waiting -= 1
 
     def close(self) -> None:
-        """End the threads."""
+        """Stop the threads."""
         self._threads.shutdown(cancel_futures=True)
 
 
@@ -86,7 +86,7 @@ def _verify(password: str, known: str) -> tuple[bool, str | None]:
     try:
         return _verify_known(password, known)
     except (PwdlibError, ValueError):
-        return False, None  # a hash that was copied badly; nobody has its password
+        return False, None  # a corrupt hash, which no password matches
 
 
 def _verify_known(password: str, known: str) -> tuple[bool, str | None]:
@@ -98,5 +98,5 @@ def _verify_known(password: str, known: str) -> tuple[bool, str | None]:
 
 
 def _stand_back() -> None:
-    with contextlib.suppress(AttributeError, OSError):  # elsewhere threads have no priorities
+    with contextlib.suppress(AttributeError, OSError):  # other systems have no thread priorities
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)

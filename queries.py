@@ -89,14 +89,14 @@ _NO_TAGS: ColumnElement[Any] = literal_column("'[]'::json")
 
 
 def _as_json(tags: FromClause) -> Label[Any]:
-    """Let the database write tags by name, as an answer has them."""
+    """Let the database render tags as the JSON of a response, sorted by name."""
     members = [
         part
         for name in TagRead.__annotations__
         for part in (literal_column(f"'{name}'"), tags.c[name])
     ]
     objects = select(func.json_build_object(*members)).order_by(tags.c.name_key)
-    # Where there are none, this is [] without more ado, and faster than an aggregate.
+    # This is [] if there are none, and faster than an aggregate.
     return func.array_to_json(func.array(objects.scalar_subquery())).label("tags")
 
 
@@ -106,11 +106,11 @@ def _tags(ids: Select[int] | CompoundSelect[int]) -> Label[Any]:
 
 
 def _shown(user_id: BindParameter[str] | str) -> ColumnElement[str]:
-    """Show a user's id as its token has it."""
+    """Return a user's id as it is in the token."""
     return func.regexp_replace(user_id, literal_column(f"'^{FOREIGN}'"), literal_column("''"))
 
 
-_SHOWN_OWNER = select(_shown(OWNER)).scalar_subquery().label("user_id")  # found once for all rows
+_SHOWN_OWNER = select(_shown(OWNER)).scalar_subquery().label("user_id")  # run once for all rows
 
 
 def _task(tags: ColumnElement[Any]) -> list[Any]:
@@ -132,17 +132,17 @@ _MEMBERS = tuple(TaskRead.__annotations__)
 _ONE: ColumnElement[int] = literal_column("1")
 
 BULK_SECONDS = 60.0
-"""How long a change to many tasks may take: 100,000 take half of it on a slow machine."""
+"""How long a bulk change may take: 100,000 tasks take half of it on a slow machine."""
 
 CHANNEL = "todo_changes"
-"""Where the database tells, by the owner's id, that there is a new revision.
+"""The notification channel of new revisions; the payload is the owner's id.
 
-Only of an owner whom somebody watches: of all who notify, only one at a time can commit.
+Only for watched owners, because transactions that notify can commit only one at a time.
 """
 
 _KNOWN_REVS = bindparam("known", type_=ARRAY(BigInteger), required=True)
 _OWNERS_ROW = select(_ONE.label("one")).subquery("one").outerjoin(User, col(User.id) == OWNER)
-"""One row in any case: a user who has written nothing yet has none of its own."""
+"""Always one row: a user that has written nothing yet has none of its own."""
 
 _REV = func.coalesce(col(User.rev), literal_column("0"))
 
@@ -151,11 +151,11 @@ def _with_status(status: Status) -> list[ColumnElement[bool]]:
     return [] if status == "all" else [col(Task.completed) == (status == "completed")]
 
 
-# Revisions. Every write takes its owner's row first, so that writes of one user come one after the
-# other, and a revision is seen only when every one before it is.
+# Revisions. Every write locks its owner's row first, so that a user's writes run one at a time, and
+# a revision is visible only if every earlier one is.
 
 _MOMENT = func.clock_timestamp().label("moment")
-"""When a write got its revision: `now()` is when it began, maybe before one of a lower revision."""
+"""When a write got its revision. `now()`, when it began, may precede that of a lower revision."""
 
 _TELL = case(
     (
@@ -169,26 +169,26 @@ _LOCK_OWNER = Statement(
     select(col(User.id)).where(col(User.id) == OWNER).with_for_update(key_share=True),
     dict[str, str],
 )
-"""What one statement cannot do after it, because it would not see what was written meanwhile."""
+"""A separate statement, because one that waits for the lock itself keeps its older snapshot."""
 
 
 def _target(table: type[Task | Tag], *which: ColumnElement[bool]) -> CTE:
-    """Find and lock what a write is about, as it is when the owner's other writes are done."""
+    """Find and lock the rows to write, as they are after the owner's other writes."""
     return (
         select(col(table.id).label("id"))
         .select_from(User)
         .join(table, col(table.user_id) == col(User.id))
         .where(col(User.id) == OWNER, col(table.user_id) == OWNER, *which)
         .order_by(col(table.id))
-        .with_for_update(key_share=True, of=(User, table))  # in this order
+        .with_for_update(key_share=True, of=(User, table))  # locked in this order
         .cte("target")
     )
 
 
 def _bump(target: CTE) -> CTE:
-    """Give the owner a new revision, and wake who waits for one, if there is anything to write.
+    """Give the owner a new revision and notify event streams, if there is anything to write.
 
-    Counted, because nothing is found any more once the owner's row has changed.
+    The count reads the whole target first: once the owner's row has changed, it finds nothing.
     """
     count = select(func.count()).select_from(target).scalar_subquery()
     return (
@@ -201,11 +201,11 @@ def _bump(target: CTE) -> CTE:
 
 
 Search = Literal["none", "letters", "words"]
-"""How text is searched for: an index serves what holds three letters or digits in a row."""
+"""How to search for text: the index serves text with three letters or digits in a row."""
 
 
 class Shape(NamedTuple):
-    """What of a list's query changes its statement; the rest are values."""
+    """The parts of a list's query that change its SQL; the rest are values."""
 
     status: Status
     tagged: bool
@@ -226,7 +226,7 @@ _WITH_THE_TEXT = col(Task.title).ilike(_PATTERN) | col(Task.description).ilike(_
 _WITH_THE_LETTERS = func.lower(Task.title).like(func.lower(_PATTERN)) | func.lower(
     Task.description
 ).like(func.lower(_PATTERN))
-"""Written so that the index cannot serve it, all of which would be read for so little."""
+"""Written so that the index cannot serve it: for such short text all of it would be read."""
 
 _TASKS_WITH_THE_TAGS = (
     select(col(Link.task_id))
@@ -235,7 +235,7 @@ _TASKS_WITH_THE_TAGS = (
     .group_by(col(Link.task_id))
     .having(func.count() == func.cardinality(_TAG_KEYS))
     .cte("with_the_tags")
-    # Else it is run for each task again, where fewer are expected than there are.
+    # Otherwise, if the planner underestimates the rows, it is run again for each task.
     .prefix_with("MATERIALIZED")
 )
 _WITH_THE_TAGS = col(Task.id).in_(select(_TASKS_WITH_THE_TAGS.c.task_id))
@@ -249,7 +249,7 @@ def _itself(value: SQLColumnExpression[Any]) -> SQLColumnExpression[Any]:
 
 
 def _order(sort: Sort) -> tuple[Any, _SortKey]:
-    """Give a column and what makes it the key that is sorted by."""
+    """Return a column, and the function that makes it the sort key."""
     columns: dict[str, tuple[Any, _SortKey]] = {
         "created": (Task.created_at, _itself),
         "updated": (Task.updated_at, _itself),
@@ -262,28 +262,28 @@ def _order(sort: Sort) -> tuple[Any, _SortKey]:
 
 
 class Listed(TaskRead):
-    """A task of a list, and its owner's revision, which is no part of it."""
+    """A task of a list, and its owner's revision, which is not part of the task."""
 
     owner_rev: NotRequired[int]
 
 
 @cache
 def list_tasks(shape: Shape) -> Statement[Listed]:
-    """`owner`, `limit`, `known`, `priority` and what the shape needs: the tasks that are meant.
+    """List tasks: takes `owner`, `limit`, `known`, `priority` and what the shape needs.
 
-    Each with the owner's revision, and one row without a task where there is none, or where the
-    revision is known.
+    Each row has the owner's revision. There is one row without a task if no task matches, or if
+    the revision is known.
 
-    `tag_keys` of a shape that is tagged, `pattern` of one with a search, `due_after` and
-    `due_before` of one that is due, `after` and `after_id` of one that is continued: the member
-    that is sorted by, as text, and the id, of the task after which to go on.
+    A tagged shape needs `tag_keys`, one with a search `pattern`, a due one `due_after` and
+    `due_before`, a continued one `after` and `after_id`: the sort member, as text, and the id of
+    the last task before the page.
     """
     column, key = _order(shape.sort)
     place = tuple_(key(column), col(Task.id))
     after = tuple_(key(cast(_AFTER, column.type)), _AFTER_ID)
     descending = shape.sort.startswith("-")
-    # One of the two that an index is for, and the one that is sorted by, if any is. A task without
-    # a due date is out of every range of it, as infinity is before and after nothing.
+    # One of the two indexed expressions, the sort key if sorted by due date. A task without a due
+    # date is outside every range, because the bounds exclude infinity.
     due = (due_or_first if descending else due_or_last)(col(Task.due_date))
     filters = [
         (shape.tagged, _WITH_THE_TAGS),
@@ -313,7 +313,7 @@ GET_TASK = Statement(select(*_TASK).where(_THIS_ONE), TaskRead)
 
 
 def _given(table: type[Task | Tag | User], members: Iterable[str]) -> dict[str, BindParameter[Any]]:
-    """Take values for columns of one table, by their names; tags have statements of their own."""
+    """Return parameters for columns of one table, by name; tags are written separately."""
     columns = table.__table__.c  # type: ignore[union-attr]
     return {
         name: bindparam(name, type_=columns[name].type, required=True)
@@ -323,9 +323,9 @@ def _given(table: type[Task | Tag | User], members: Iterable[str]) -> dict[str, 
 
 
 def _tagged(write: Insert | Update) -> Select[Any]:
-    """Let a task that is written have the tags of these names, and make those that are not there.
+    """Give the written task exactly the tags of these names, creating those that are missing.
 
-    What a statement writes it does not see in the tables, so its answer is made of what it wrote.
+    A statement does not see its own writes in the tables, so the result comes from RETURNING.
     """
     task = write.returning(*_task(_NO_TAGS.label("tags"))).cte("task")
     wanted = func.unnest(_TAG_NAMES, _TAG_KEYS).table_valued("name", "name_key", name="wanted")
@@ -336,11 +336,11 @@ def _tagged(write: Insert | Update) -> Select[Any]:
             ["user_id", "name", "name_key"],
             select(OWNER, wanted.c.name, wanted.c.name_key)
             .where(exists(select(task.c.id)))
-            # In one order, so that two who make the same tags wait and do not deadlock.
+            # In a fixed order, so that two writes of the same tags wait and do not deadlock.
             .order_by(wanted.c.name_key),
         )
-        # Of those that are there, too, because a look would see them as they were when the
-        # statement began. An update, because DO NOTHING would return no row.
+        # Upsert existing tags too, because a select would use the snapshot from when the
+        # statement began. DO UPDATE, because DO NOTHING would return no row.
         .on_conflict_do_update(constraint="tags_name", set_={"name": col(Tag.name)})
         .returning(*_TAG_AND_KEY)
         .cte("tagged")
@@ -384,9 +384,9 @@ _FRESH_KEY = (
 
 
 def _new_revision(owner: Insert) -> CTE:
-    """Give the owner of something new a revision; at the first write, make the owner.
+    """Give the owner of something new a revision; create the owner at the first write.
 
-    Foreign keys are looked at when both rows are there.
+    Foreign keys are checked at the end of the statement, when both rows exist.
     """
     return (
         owner.on_conflict_do_update(index_elements=["id"], set_={"rev": col(User.rev) + _ONE})
@@ -403,10 +403,10 @@ _BUMP_OR_CREATE_OWNER_ONCE = _new_revision(
 
 @cache
 def create_task(*, is_tagged: bool = False, is_keyed: bool = False) -> Statement[TaskRead]:
-    """`owner` and every member: create a task, and the owner too at the first write.
+    """Create a task, and its owner at the first write: takes `owner` and every member.
 
-    With tags, `tag_names` and `tag_keys`. With a key, `key` and `digest`, and there is no row where
-    the key was used before.
+    With tags, also `tag_names` and `tag_keys`. With a key, also `key` and `digest`, and it returns
+    no row if the key was used before.
     """
     bump = _BUMP_OR_CREATE_OWNER_ONCE if is_keyed else _BUMP_OR_CREATE_OWNER
     values = {
@@ -425,7 +425,7 @@ def create_task(*, is_tagged: bool = False, is_keyed: bool = False) -> Statement
 
 
 class Repeated(TaskRead):
-    """What was created under a key; the id is null where it was deleted since."""
+    """The task created under a key; its id is null if it was deleted since."""
 
     digest: bytes
 
@@ -447,23 +447,23 @@ _BUMP_FOR_THIS_ONE = _bump(_target(Task, col(Task.id) == TASK_ID, _MATCHES))
 
 
 class Written(TaskRead):
-    """A task as it was written, and whether its tags may have changed since the statement began."""
+    """A task as written, and whether its tags may have changed since the statement began."""
 
     is_stale: NotRequired[bool]
 
 
 _REV_BEFORE = select(_REV).select_from(_OWNERS_ROW).scalar_subquery()
 _IS_STALE = (col(Task.rev) != _REV_BEFORE + _ONE).label("is_stale")
-"""A statement that had to wait writes what others left, but sees other tables as they were."""
+"""A statement that waited updates the latest row, but reads other tables in its old snapshot."""
 
 
 def _change(bump: CTE, **values: Any) -> Update:  # noqa: ANN401  (of any column)
-    """Change what was found, where a revision was given for it."""
+    """Update this task if it was given a revision."""
     return update(Task).where(_THIS_ONE).values(rev=bump.c.rev, updated_at=bump.c.moment, **values)
 
 
 def _differs(table: type[Task | Tag], members: Iterable[str]) -> ColumnElement[bool]:
-    """Say whether there is anything to write: what changes nothing is no change."""
+    """Return whether any value differs: a write that changes nothing is no change."""
     given = _given(table, members).items()
     return or_(false(), *(table.__table__.c[name].is_distinct_from(new) for name, new in given))  # type: ignore[union-attr]
 
@@ -486,11 +486,11 @@ _OTHER_TAGS = or_(
 
 @cache
 def update_task(members: frozenset[str], *, is_patient: bool = False) -> Statement[Written]:
-    """`owner`, `task_id`, `match` and the named members: change these and no other.
+    """Change the named members only: takes `owner`, `task_id`, `match` and these members.
 
-    There is no row where nothing would change. Members with `tags` need `tag_names` and `tag_keys`,
-    and have no row either where another write came in between, whose tags this one did not see; a
-    patient one lets the others finish first.
+    It returns no row if nothing would change. With `tags` it takes `tag_names` and `tag_keys`, and
+    also returns no row if a concurrent write came first, whose tags its snapshot lacks; if
+    `is_patient`, it locks the owner first to let others finish.
     """
     which = [col(Task.id) == TASK_ID, _MATCHES]
     differs = _differs(Task, members)
@@ -510,7 +510,7 @@ TOGGLE_TASK = Statement(
 
 
 def _bury(gone: CTE, bump: CTE) -> CTE:
-    """Remember what is deleted, for clients who ask what has changed."""
+    """Record deletions, for clients that ask what has changed."""
     return (
         insert(Deletion)
         .from_select(["user_id", "task_id", "rev"], select(OWNER, gone.c.id, bump.c.rev))
@@ -531,7 +531,7 @@ DELETE_TASK = Statement(
 
 @cache
 def complete_tasks(status: Status) -> Statement[Updated]:
-    """`owner`, `completed`: set it on the owner's tasks that differ, and count these."""
+    """Set `completed` on the tasks of `owner` that differ, and count them."""
     completed = bindparam("completed", type_=Boolean, required=True)
     bump = _bump(target := _target(Task, *_with_status(status), col(Task.completed) != completed))
     changed = (
@@ -547,7 +547,7 @@ def complete_tasks(status: Status) -> Statement[Updated]:
 
 @cache
 def delete_tasks(status: Status) -> Statement[Deleted]:
-    """`owner`: delete the owner's tasks and count them."""
+    """Delete the tasks of `owner` and count them."""
     target = _target(Task, *_with_status(status))
     gone = (
         delete(Task)
@@ -561,7 +561,7 @@ def delete_tasks(status: Status) -> Statement[Deleted]:
 
 
 def _relink(link: Insert | Delete, tags: Select[Any] | CompoundSelect[Any]) -> Statement[TaskRead]:
-    """Change the task too, where the change of its tags has changed anything."""
+    """Give the task a new revision too, if its tags have changed."""
     changed = link.returning(col(Link.task_id).label("id")).cte("changed")
     return Statement(
         _change(_bump(changed)).returning(*_task(_tags(tags))), TaskRead, after=_LOCK_OWNER
@@ -581,7 +581,7 @@ REMOVE_TAG = _relink(
     delete(Link).where(_LINK_OF_THIS_ONE, col(Link.tag_id) == TAG_ID),
     _LINKED.where(col(Link.tag_id) != TAG_ID),
 )
-"""These have no row where the task has the tag already, or has it not."""
+"""Both return no row if there is nothing to do: the task already has the tag, or lacks it."""
 
 LIST_TAGS = Statement(
     select(*_TAG).where(col(Tag.user_id) == OWNER).order_by(col(Tag.name_key)), TagRead
@@ -594,7 +594,7 @@ CREATE_TAG = Statement(
     insert(Tag)
     .from_select(
         ["user_id", *_NEW_TAG],
-        # The owner first, as in every write: two that wait for each other would never end.
+        # The owner first, as in every write, because different orders could deadlock.
         select(OWNER, *_NEW_TAG.values()).select_from(_BUMP_OR_CREATE_OWNER),
     )
     .returning(*_TAG),
@@ -603,7 +603,7 @@ CREATE_TAG = Statement(
 
 
 def _touched(bump: CTE) -> CTE:
-    """Change the tasks with the tag, too: whoever shows a task shows its tags."""
+    """Give the tasks with the tag the revision too, because a task includes its tags."""
     tagged = select(col(Link.task_id)).where(col(Link.user_id) == OWNER, col(Link.tag_id) == TAG_ID)
     write = update(Task).where(_MINE, col(Task.id).in_(tagged)).values(rev=bump.c.rev)
     return write.cte("touched")
@@ -611,9 +611,9 @@ def _touched(bump: CTE) -> CTE:
 
 @cache
 def update_tag(members: frozenset[str]) -> Statement[TagRead]:
-    """`owner`, `tag_id` and the named members: change these and no other.
+    """Change the named members only: takes `owner`, `tag_id` and these members.
 
-    There is no row where nothing would change.
+    It returns no row if nothing would change.
     """
     bump = _bump(_target(Tag, col(Tag.id) == TAG_ID, _differs(Tag, members)))
     change = update(Tag).where(_THIS_TAG, exists(select(bump.c.rev))).values(_given(Tag, members))
@@ -640,20 +640,19 @@ WATCH = Statement(
     .returning(col(User.rev)),
     dict[str, int],
 )
-"""`owner`: have whatever is written from now on told on the channel, for `WATCHED_SECONDS`.
+"""Takes `owner`: starts notifications of its writes, for `WATCHED_SECONDS`; returns its revision.
 
-Gives the owner's revision. It waits for the writes that are under way, as they do for each other,
-so that none is missed.
+It waits for writes in progress, as they do for each other, so that none is missed.
 """
 
 
 def task_of(row: TaskRead) -> TaskRead:
-    """Take a task out of a row that holds more."""
+    """Return the task in a row that holds more."""
     return {name: row[name] for name in _MEMBERS}  # type: ignore[literal-required, return-value]
 
 
 class Change(TaskRead):
-    """A task that was changed, or the id of one that was deleted, and how far this page goes."""
+    """A changed task, or the id of a deleted one, and the revision up to which this page goes."""
 
     owner_rev: int
     upto: int | None
@@ -705,7 +704,7 @@ LIST_CHANGES = Statement(
     select(_REV.label("owner_rev"), _UPTO.c.upto, _CHANGED_TASKS, _DELETIONS)
     .select_from(
         _OWNERS_ROW.join(_UPTO, true()).outerjoin(
-            # No task is in both: this puts them below each other.
+            # No task is in both, so a full join appends one list to the other.
             _CHANGED_TASKS.join(
                 _DELETIONS, _CHANGED_TASKS.c.id == _DELETIONS.c.deleted_id, full=True
             ),
@@ -715,27 +714,27 @@ LIST_CHANGES = Statement(
     .order_by(func.coalesce(_CHANGED_TASKS.c.rev, _DELETIONS.c.deleted_rev)),
     Change,
 )
-"""`owner`, `since`: about 500 at once, and never a part of what one write has changed."""
+"""Takes `owner` and `since`: about 500 changes at once, but always all of the same write."""
 
 
-# Accounts and sessions. What is looked up by email or by session belongs to whoever proves to know
-# the password or the refresh token.
+# Accounts and sessions. Instead of naming an owner, a lookup by email or session is for callers
+# that prove they know the password or the refresh token.
 
 
 class Account(UserRead):
-    """A user with the hash of its password, for those who compare it."""
+    """A user with its password hash, for verification."""
 
     password_hash: str | None
 
 
 class Rotated(UserRead):
-    """A session's user, and the counter of its good refresh token."""
+    """A session's user, and the counter of its current refresh token."""
 
     counter: int
 
 
 class Revoked(TypedDict):
-    """What is refused: of a user's tokens only those issued until then."""
+    """A revocation; a user's applies only to tokens issued until then."""
 
     key: str
     revoked_at: datetime
@@ -760,7 +759,7 @@ FIND_USER = Statement(select(*_USER).where(col(User.id) == OWNER), UserRead)
 CREATE_USER = Statement(
     insert(User)
     .values(id=OWNER)
-    # An update, though it changes nothing, because DO NOTHING would return no row.
+    # An update that changes nothing, because DO NOTHING would return no row.
     .on_conflict_do_update(index_elements=["id"], set_={"id": OWNER})
     .returning(*_USER),
     UserRead,
@@ -805,7 +804,7 @@ def _revocation_key(kind: str, name: SQLColumnExpression[str]) -> Label[str]:
 
 
 def _revoke(keys: Select[tuple[str]] | CompoundSelect[tuple[str]]) -> Insert:
-    """Refuse what has one of these keys, for the `lifetime` of what could have it."""
+    """Revoke tokens with one of these keys, for the `lifetime` that such tokens may have."""
     key = keys.subquery().c.key
     refused = insert(Revocation).from_select(
         ["key", "expires_at"], select(key, func.now() + _LIFETIME)
@@ -820,7 +819,7 @@ def _revoke(keys: Select[tuple[str]] | CompoundSelect[tuple[str]]) -> Insert:
 
 
 def _end(*which: ColumnElement[bool]) -> tuple[CTE, CTE]:
-    """End sessions, with all that they issued."""
+    """End sessions and revoke their tokens."""
     ended = delete(Session).where(*which).returning(col(Session.id), col(Session.user_id))
     rows = ended.cte("ended")
     return rows, _revoke(select(_revocation_key(SESSION_KEY, rows.c.id))).cte("revoked")
@@ -830,7 +829,7 @@ START_SESSION = Statement(
     _start_session(
         select(col(User.id))
         .where(col(User.id) == OWNER, col(User.password_hash) == _KNOWN)
-        # A change of the password is waited for, and then this one is not the password any more.
+        # Wait for a concurrent password change, after which the known hash does not match.
         .with_for_update(read=True)
         .cte("owner")
     ).returning(col(Session.id)),
@@ -851,7 +850,7 @@ ROTATE_SESSION = Statement(
     .returning(*_USER, col(Session.counter)),
     Rotated,
 )
-"""Compares and sets: any number of calls with one counter rotate once, and get the same."""
+"""Compare-and-set: any number of calls with one counter rotate once and get the same result."""
 
 FIND_SESSION = Statement(
     select(col(Session.user_id)).where(col(Session.id) == SESSION_ID, _ALIVE), dict[str, str]
@@ -861,7 +860,7 @@ END_SESSION = Statement(
     delete(Session)
     .where(col(Session.id) == SESSION_ID)
     .returning(col(Session.user_id))
-    # Also where the session is gone already: what it issued last may be alive.
+    # Even if the session is already gone: its last access token may still be valid.
     .add_cte(_revoke(select(_revocation_key(SESSION_KEY, SESSION_ID))).cte("revoked")),
     dict[str, str],
 )
@@ -882,7 +881,7 @@ CHANGE_PASSWORD = Statement(
         _REVOKED_WITH_PASSWORD, _start_session(_CHANGED_USER).cte("started")
     ),
     UserRead,
-    after=_LOCK_OWNER,  # or it would not see a session that is being started with the old one
+    after=_LOCK_OWNER,  # or it would miss a session being started with the old one
 )
 """Ends every session and starts another."""
 
@@ -924,7 +923,7 @@ LIST_REVOCATIONS = Statement(
 
 CLEAN_UP = Statement(
     delete(User)
-    # A write that was under way when its account was deleted has made its user again.
+    # A write in progress while its account was deleted may have recreated the user.
     .where(func.starts_with(col(User.id), literal_column(f"'{LOCAL}'")), col(User.email).is_(None))
     .add_cte(
         delete(Revocation).where(col(Revocation.expires_at) < func.now()).cte("expired"),

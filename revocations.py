@@ -1,4 +1,4 @@
-"""What tokens are refused though they verify: in memory, and kept up with the other workers'."""
+"""Tokens that are refused although they verify: in memory, and in sync with the other workers."""
 
 import asyncio
 import contextlib
@@ -16,16 +16,16 @@ from settings import Settings
 INTERVAL_SECONDS = 0.75  # a revocation is known everywhere within a second
 MAX_AGE_SECONDS = 5.0
 OVERLAP = timedelta(seconds=60)
-"""A statement that began so long ago may yet commit; it would be seen then."""
+"""How far back each load reads again: a statement that began then may have just committed."""
 
 EVERYTHING = timedelta(days=36500)
-RELOAD_SECONDS = 600.0  # what has expired is forgotten then
+RELOAD_SECONDS = 600.0  # how often to drop what has expired
 
 logger = logging.getLogger("todo.revocations")
 
 
 class Revocations:
-    """The revocations that have not expired. They cost a request no round trip."""
+    """The revocations that have not expired. Checking them takes no round trip."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -33,12 +33,12 @@ class Revocations:
         self._asked = self._reloaded = -math.inf
 
     def check_age(self) -> None:
-        """Refuse to say whether anything is revoked when the list is too old to tell."""
+        """Raise `Problem` 503 if the list is too old to tell whether anything is revoked."""
         if time.monotonic() - self._asked > MAX_AGE_SECONDS:
             raise Problem("unavailable")
 
     def check(self, claims: Claims) -> None:
-        """Refuse a token that was revoked. Raises `Problem` 401, 503."""
+        """Refuse a token that was revoked. Raise `Problem` 401, 503."""
         self.check_age()
         for key in claims.keys:
             until = self._until.get(key)
@@ -46,19 +46,19 @@ class Revocations:
                 raise Problem("token_revoked")
 
     async def load(self) -> None:
-        """Learn what was revoked. Raises `Problem` 503."""
+        """Load recent revocations, or now and then all of them. Raise `Problem` 503."""
         asked, before = time.monotonic(), self._until
         all_of_it = asked - self._reloaded > RELOAD_SECONDS or asked - self._asked > 30
         rows = await queries.LIST_REVOCATIONS.all(window=EVERYTHING if all_of_it else OVERLAP)
         until: dict[str, float] = {}
         for row in rows:
-            # Sessions and single tokens are refused whenever they were issued.
+            # Sessions and single tokens are refused regardless of when they were issued.
             is_user = row["key"].startswith(USER_KEY)
             moment = row["revoked_at"].timestamp() if is_user else math.inf
-            # Another call may have learned of a later one while this list was on its way.
+            # A concurrent call may have loaded a later one in the meantime.
             until[row["key"]] = max(moment, self._until.get(row["key"], moment))
         if all_of_it:
-            # What another call learned while this list was on its way is kept.
+            # Keep what a concurrent call loaded in the meantime.
             learned = self._until.keys() - before.keys()
             self._until = {key: self._until[key] for key in learned} | until
             self._reloaded = asked
@@ -68,7 +68,7 @@ class Revocations:
 
     @contextlib.asynccontextmanager
     async def kept_up(self) -> AsyncIterator[None]:
-        """Keep up with the other workers until the block ends."""
+        """Keep in sync with the other workers until the block ends."""
         await self.load()
         following = asyncio.create_task(self.follow())
         try:
@@ -78,7 +78,7 @@ class Revocations:
             await asyncio.wait([following])
 
     async def follow(self) -> None:
-        """Load again and again, and clean up at first and then now and then."""
+        """Load repeatedly; clean up at the start and after each full load."""
         cleaned = -math.inf
         while True:
             next_time = time.monotonic() + INTERVAL_SECONDS
@@ -88,13 +88,13 @@ class Revocations:
                     await self.clean_up()
                     cleaned = self._reloaded
             except Problem:
-                pass  # the database is out of reach, which is logged there, or overloaded
+                pass  # the database is unavailable (logged there) or overloaded
             except Exception:
                 logger.exception("cannot read the revocations")
             await asyncio.sleep(next_time - time.monotonic())
 
     async def clean_up(self) -> None:
-        """Delete what has expired: sessions, revocations, idempotency keys."""
+        """Delete expired sessions, revocations and idempotency keys, and recreated users."""
         await queries.CLEAN_UP.all(
             idle=timedelta(days=self._settings.refresh_idle_days),
             longest=timedelta(days=self._settings.refresh_max_days),

@@ -1,7 +1,7 @@
-"""What clients send and receive. The rules of a field stand here once, for every route.
+"""What clients send and receive. Each field's rules are defined here once, for every route.
 
-What comes from the database is a `TypedDict`, that is, the row itself: the tables have checked it
-already, and it is not copied into a model on its way out.
+What comes from the database is a `TypedDict`, that is, the row itself: the tables have already
+checked it, and it is not copied into a model on its way out.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ MAX_ID = 2**63 - 1
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 FIRST_MOMENT = datetime.min.replace(tzinfo=UTC)
 LAST_MOMENT = datetime.max.replace(tzinfo=UTC)
-"""What the database's driver takes for minus and plus infinity."""
+"""What the database driver treats as minus and plus infinity."""
 
 _READ_ONLY = frozenset({"id", "user_id", "created_at", "updated_at", "rev"})
 
@@ -44,20 +44,20 @@ def _no_nul(text: str) -> str:
 
 
 def folded(text: str) -> str:
-    """Give that by which emails, and names of tags, are compared."""
+    """Return the form by which emails and tag names are compared."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
 
 
 def _nfkc(value: object) -> object:
-    # The same password, typed on another keyboard, may come in other code points. Normalizing takes
-    # quadratic time; what is very long is refused by its length as it is.
+    # The same password, typed on another keyboard, may have other code points. Normalizing takes
+    # quadratic time; very long values stay as they are, and are refused for their length.
     if isinstance(value, str) and len(value) <= 1024:
         return unicodedata.normalize("NFKC", value)
     return value
 
 
 def _rfc3339(value: object) -> object:
-    # Pydantic alone would also take Unix times and strings of digits.
+    # Pydantic alone would also accept Unix times and strings of digits.
     if not isinstance(value, str) or not _RFC3339.fullmatch(value):
         raise ValueError("must be a timestamp with an offset, like 2026-11-20T10:00:00Z (RFC 3339)")
     return value
@@ -72,16 +72,16 @@ def _utc(moment: datetime) -> datetime:
 
 
 def _name_of(tag: object) -> object:
-    # A tag as it was read counts by its name.
+    # A tag object, as clients read it, counts by its name.
     if isinstance(tag, dict):
         if tag.keys() - TagRead.__annotations__.keys():
-            raise ValueError("has a member that a tag has not; /docs lists what it has")
+            raise ValueError("has a member that tags do not have; /docs lists theirs")
         return tag.get("name")
     return tag
 
 
 def _plain_digits(value: object) -> object:
-    # Pydantic alone would also take "1_0", "1.0", " 1" and the digits of other scripts.
+    # Pydantic alone would also accept "1_0", "1.0", " 1" and the digits of other scripts.
     if isinstance(value, str) and not (value.isascii() and value.isdigit()):
         raise ValueError("must be plain decimal digits")
     return value
@@ -91,13 +91,13 @@ def _email(text: str) -> str:
     try:
         found = validate_email(unicodedata.normalize("NFKC", text), check_deliverability=False)
     except EmailNotValidError as error:
-        detail = "must be an email address, like ada@example.com, not of a domain such as .test"
+        detail = "must be an email address like ada@example.com; domains such as .test are refused"
         raise ValueError(detail) from error
     return found.normalized
 
 
 def _as_kept(text: str) -> str:
-    # What is no email has no account, which is not told apart from a wrong password.
+    # An invalid email has no account; that must look like a wrong password.
     with contextlib.suppress(ValueError):
         return _email(text)
     return text
@@ -120,7 +120,7 @@ GivenEmail = Annotated[str, *_EMAIL, AfterValidator(_as_kept)]
 _PASSWORD = (AfterValidator(_no_nul), BeforeValidator(_nfkc))
 Password = Annotated[str, StringConstraints(max_length=128), *_PASSWORD]
 NewPassword = Annotated[str, StringConstraints(min_length=8, max_length=128), *_PASSWORD]
-# Bounds stand before it: after it, they would be looked at in Python, and could miss in OpenAPI.
+# Put bounds before it: after it, they would be checked in Python and might be missing in OpenAPI.
 _DIGITS = BeforeValidator(_plain_digits)
 Id = Annotated[int, Field(ge=1, le=MAX_ID), _DIGITS]
 Revision = Annotated[int, Field(ge=0, le=MAX_ID), _DIGITS]
@@ -128,7 +128,7 @@ Color = Annotated[str, StringConstraints(pattern=r"^#[0-9A-Fa-f]{6}$", to_lower=
 
 
 class TagRead(TypedDict):
-    """A tag, in every answer."""
+    """A tag, as in every response."""
 
     id: Annotated[int, Field(examples=[3])]
     name: Annotated[str, Field(examples=["home"])]
@@ -139,14 +139,14 @@ TagNames = Annotated[
     list[Annotated[TagName, BeforeValidator(_name_of, json_schema_input_type=TagName | TagRead)]],
     Field(
         max_length=20,
-        description="Names, or tags as they were read. Unknown names become tags.",
+        description="Names, or tags as returned. Unknown names become new tags.",
         examples=[["home", {"id": 3, "name": "garden", "color": "#22aa66"}]],
     ),
 ]
 
 
 class TaskRead(TypedDict):
-    """A task, in every answer."""
+    """A task, as in every response."""
 
     id: Annotated[int, Field(examples=[1])]
     user_id: Annotated[str, Field(examples=["u1"])]
@@ -158,20 +158,20 @@ class TaskRead(TypedDict):
     tags: list[TagRead]
     created_at: Annotated[datetime, Field(examples=["2026-11-20T10:00:00Z"])]
     updated_at: Annotated[datetime, Field(examples=["2026-11-20T10:00:00Z"])]
-    rev: Annotated[int, Field(description="The owner's revision that wrote it.", examples=[7])]
+    rev: Annotated[int, Field(description="The owner's revision that changed it.", examples=[7])]
 
 
 class ChangesRead(TypedDict):
     """What has changed, oldest first."""
 
-    rev: Annotated[int, Field(description="Where to go on: the next `since`.", examples=[63])]
+    rev: Annotated[int, Field(description="Where to continue: the next `since`.", examples=[63])]
     changed: list[TaskRead]
     deleted: Annotated[list[int], Field(examples=[[5]])]
-    more: Annotated[bool, Field(description="There is more: ask again.", examples=[False])]
+    more: Annotated[bool, Field(description="There are more changes: ask again.", examples=[False])]
 
 
 class UserRead(TypedDict):
-    """A user. Email and name are null for one that only an external token knows."""
+    """A user. Email is null for one known only from an external token, name until it is set."""
 
     id: Annotated[str, Field(examples=["u1"])]
     email: Annotated[str | None, Field(examples=[None])]
@@ -180,7 +180,7 @@ class UserRead(TypedDict):
 
 
 class TokenRead(TypedDict):
-    """An access token, and whose it is."""
+    """An access token and its user."""
 
     access_token: Annotated[str, Field(examples=["eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ1MSJ9.c2ln"])]
     token_type: Annotated[Literal["bearer"], Field(examples=["bearer"])]
@@ -205,7 +205,7 @@ class _Strict(BaseModel):
 
 
 class _Body(_Strict):
-    """What GET returns, PUT accepts: read-only members are ignored, unknown ones refused."""
+    """PUT accepts what GET returns: read-only members are ignored, unknown ones refused."""
 
     @model_validator(mode="before")
     @classmethod
@@ -216,7 +216,7 @@ class _Body(_Strict):
 
 
 class TaskPatch(_Body):
-    """Any subset of a task's members: one left out keeps its value, null clears it."""
+    """Any subset of a task's members: omitted ones keep their value, null clears them."""
 
     title: Title | MISSING = Field(MISSING, examples=["Buy oat milk"])
     description: Description | MISSING | None = Field(MISSING, examples=["Two litres."])
@@ -227,7 +227,7 @@ class TaskPatch(_Body):
 
 
 class TaskUpdate(TaskPatch):
-    """A whole task, or its title and what is to change."""
+    """A whole task, or its title and the members to change."""
 
     title: Title = Field(examples=["Buy oat milk"])
 
@@ -244,13 +244,13 @@ class TaskCreate(_Body):
 
 
 class Completion(_Body):
-    """Whether it is done."""
+    """Whether a task is done."""
 
     completed: StrictBool = Field(examples=[True])
 
 
 class TagPatch(_Body):
-    """Any subset of a tag's members: one left out keeps its value, null clears it."""
+    """Any subset of a tag's members: omitted ones keep their value, null clears them."""
 
     name: TagName | MISSING = Field(MISSING, examples=["home"])
     color: Color | MISSING | None = Field(MISSING, examples=["#22aa66"])
@@ -264,9 +264,9 @@ class TagCreate(_Body):
 
 
 class _Query(_Strict):
-    """What follows the `?`. Requests with the same query share what was read of it.
+    """A query string. Requests with the same one share the parsed result.
 
-    It equals only itself, so that caches find it fast, whatever its values are.
+    It equals only itself, so that cache lookups are fast, whatever its values are.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -277,7 +277,7 @@ class _Query(_Strict):
 
 
 class Registration(_Strict):
-    """Who signs up."""
+    """What users sign up with."""
 
     email: Email = Field(examples=["ada@example.com"])
     password: NewPassword = Field(examples=["correct horse battery"])
@@ -285,7 +285,7 @@ class Registration(_Strict):
 
 
 class Credentials(_Strict):
-    """Who signs in."""
+    """What users sign in with."""
 
     email: GivenEmail = Field(examples=["ada@example.com"])
     password: Password = Field(examples=["correct horse battery"])
@@ -294,7 +294,7 @@ class Credentials(_Strict):
 class PasswordGrant(BaseModel):
     """The form of OAuth 2.0's password grant (RFC 6749, section 4.3.2); the username is the email.
 
-    What else clients send, such as their own id, is ignored.
+    Anything else that clients send, such as a client id, is ignored.
     """
 
     grant_type: Literal["password"] = "password"
@@ -303,32 +303,32 @@ class PasswordGrant(BaseModel):
 
 
 class UserPatch(_Strict):
-    """What a user may change of itself; null clears it."""
+    """What users may change about themselves; null clears it."""
 
     name: Name | None = Field(examples=["Ada L."])
 
 
 class PasswordChange(_Strict):
-    """The password as it is and as it shall be."""
+    """The current and the new password."""
 
     current_password: Password = Field(examples=["correct horse battery"])
     new_password: NewPassword = Field(examples=["staple the battery again"])
 
 
 class Farewell(_Strict):
-    """The password, of an account that has one."""
+    """The password, if the account has one."""
 
     password: Password = Field(examples=["correct horse battery"])
 
 
 class LogoutQuery(_Query):
-    """What is ended."""
+    """Which sessions to end."""
 
     everywhere: bool = Field(default=False, description="End every session of the user.")
 
 
 Status = Literal["completed", "pending", "all"]
-"""Which tasks are meant; the first, which forms preselect, does the least harm."""
+"""Which tasks are meant; forms preselect the first, which does the least harm."""
 
 Sort = Literal[
     "created",
@@ -342,50 +342,50 @@ Sort = Literal[
     "priority",
     "-priority",
 ]
-"""What tasks are sorted by; in descending order with `-` in front."""
+"""What tasks are sorted by; a leading `-` means descending."""
 
 
 class TaskFilter(_Query):
-    """The query of the list; a parameter that is not here is refused."""
+    """The query of the list; unknown parameters are refused."""
 
-    status: Status = Field("all", description="Only tasks that are pending, or completed.")
+    status: Status = Field("all", description="Only pending, or only completed tasks.")
     priority: Priority | None = Field(
         None, description="Only tasks of this priority.", examples=["high"]
     )
     tag: list[TagName] = Field(
         default_factory=list,
         max_length=20,
-        description="Only tasks with the tag of this name; repeated: with all of them.",
+        description="Only tasks with the tag of this name; if repeated, with all of them.",
         examples=[["home"]],
     )
     search: SearchText | None = Field(
         None,
         description=(
-            "Only tasks with this text in the title or the description, whatever its case. "
-            "It is taken literally."
+            "Only tasks with this text in the title or the description, ignoring case. "
+            "There are no wildcards."
         ),
         examples=["milk"],
     )
     due_before: Timestamp | None = Field(
-        None, description="Only tasks that are due before.", examples=["2026-12-01T00:00:00Z"]
+        None, description="Only tasks due before this.", examples=["2026-12-01T00:00:00Z"]
     )
     due_after: Timestamp | None = Field(
-        None, description="Only tasks that are due after.", examples=["2026-11-20T00:00:00Z"]
+        None, description="Only tasks due after this.", examples=["2026-11-20T00:00:00Z"]
     )
     sort: Sort = Field(
         "-created",
         description=(
-            "The order; `-` in front reverses it. Tasks without a due date come last either way, "
-            "`priority` goes from low to high, and what is equal goes by id."
+            "The order; a leading `-` reverses it. Tasks without a due date come last either way, "
+            "`priority` goes from low to high, and ties are ordered by id."
         ),
     )
     limit: Annotated[int, Field(ge=1, le=500), _DIGITS] = Field(
-        500, description="How many at most."
+        500, description="The maximum number of tasks."
     )
     cursor: str | None = Field(
         None,
         max_length=4096,
-        description="Where to go on, from the `Link` of an answer to the same query.",
+        description="Where to continue, from the `Link` of a response to the same query.",
         examples=["q83vEjRWeJCrze8SNFZ4kFsiMjAyNi0xMS0yMFQxMDowMDowMCswMDowMCIsMV0"],
     )
 
@@ -393,21 +393,21 @@ class TaskFilter(_Query):
 class ChangesFilter(_Query):
     """The query of the changes."""
 
-    since: Revision = Field(description="The `rev` of the last answer; 0 at first.")
+    since: Revision = Field(description="The `rev` of the last response; 0 at first.")
 
 
 class EventsFilter(_Query):
     """The query of the live changes."""
 
     since: Revision | None = Field(
-        None, description="The last `rev` that is known; from now on without."
+        None, description="The last known `rev`; without it, from now on."
     )
 
 
 class BulkFilter(_Query):
-    """The query of a change to many tasks at once; the status must be named."""
+    """The query of a bulk change; the status is required."""
 
-    status: Status = Field(description="Which of your tasks are meant.")
+    status: Status = Field(description="Which of your tasks to change or delete.")
 
 
 class Health(TypedDict):
@@ -417,7 +417,7 @@ class Health(TypedDict):
 
 
 class InvalidMember(BaseModel):
-    """One thing wrong with a request, and where: in the body, or in a parameter."""
+    """An error in a request, and where: in the body, or in a parameter."""
 
     detail: str = Field(examples=["needs 1 or more characters"])
     pointer: str | MISSING = Field(MISSING, examples=["#/title"])
@@ -425,14 +425,14 @@ class InvalidMember(BaseModel):
 
 
 class Problem(BaseModel):
-    """An error, in every answer from status 400 up (RFC 9457)."""
+    """An error, in every response from status 400 up (RFC 9457)."""
 
     type: str = Field(examples=["about:blank"])
     title: str = Field(examples=["Not Found"])
     status: int = Field(examples=[404])
-    detail: str = Field(description="One sentence for a person.", examples=["No such task."])
+    detail: str = Field(description="A sentence for people.", examples=["No such task."])
     code: str = Field(description="Stable, for programs.", examples=["task_not_found"])
     request_id: str = Field(examples=["5f0c3a8e9d7b4c61a2e4f6b8c0d2e4f6"])
     errors: list[InvalidMember] | MISSING = Field(
-        MISSING, description="With `validation_error`: everything that is wrong."
+        MISSING, description="With `validation_error`: what is wrong, up to 20 errors."
     )

@@ -1,4 +1,4 @@
-"""Tokens: the only module that knows a secret. It knows nothing of HTTP."""
+"""Tokens: the only module that handles secrets. It knows nothing about HTTP."""
 
 import hmac
 import math
@@ -23,10 +23,10 @@ _COMPACT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 ISSUER = "todo-api"
 ACCESS_TOKEN_TYPE = "at+jwt"  # noqa: S105  (RFC 9068)
 LOCAL, FOREIGN = "local_", "jwks_"
-"""What the ids of users are kept with who signed up here, or whom a token of a JWKS names.
+"""Prefixes of the ids of users that signed up here, or that are known from a JWKS token.
 
-No token signed with the shared secret may carry such an id, so that users of different issuers
-never meet.
+No other issuer's token signed with the shared secret may carry such an id, so that users of
+different issuers never collide.
 """
 
 _ALGORITHMS = {
@@ -35,13 +35,13 @@ _ALGORITHMS = {
     "EC P-521": ["ES512"],
     "RSA": ["RS256", "PS256"],
 }
-"""What a key may sign with. It is the key that decides, so HMAC is never among them."""
+"""The algorithms of each type of key. The key decides, not the token, so HMAC is never allowed."""
 
 MIN_RSA_BITS = 2048
 MAX_KEYS = 100
 
 SESSION_KEY, USER_KEY, TOKEN_KEY = "session:", "user:", "token:"
-"""What is revoked is named so: a session, what others issued to a user, one such token."""
+"""Prefixes of revocation keys: a session, a user, one token of another issuer."""
 
 _SESSION = re.compile(r"[0-9a-f]{32}")
 _REFRESH_TOKEN = re.compile(r"([0-9a-f]{32})\.(0|[1-9][0-9]{0,17})\.([0-9a-f]{64})", re.ASCII)
@@ -52,20 +52,20 @@ class InvalidToken(Exception):
 
 
 class UnknownKey(InvalidToken):
-    """The token is signed with an asymmetric key that is not known, or not known yet."""
+    """The token is signed with an asymmetric key that is unknown, or not known yet."""
 
 
 class Key(NamedTuple):
-    """A key and the algorithms it may be used with, never HMAC and others together."""
+    """A key and the algorithms it may be used with, never HMAC along with others."""
 
     key: Any
     algorithms: list[str]
 
 
 class Claims(NamedTuple):
-    """What is kept of a verified token. The keys are those under which it may be revoked.
+    """What is kept of a verified token. `keys` are the keys under which it may be revoked.
 
-    The subject is the user's id as the token has it; the user id is what it is kept under.
+    `subject` is the user's id as it is in the token, `user_id` as it is in the database.
     """
 
     user_id: str
@@ -76,12 +76,12 @@ class Claims(NamedTuple):
     keys: tuple[str, ...]
 
     def have_expired(self) -> bool:
-        """Say whether the token is past its time, and the leeway that clocks are given."""
+        """Return whether the token has expired, with a leeway for differing clocks."""
         return self.expires <= time.time() - LEEWAY_SECONDS
 
 
 class ExpiredToken(Exception):
-    """The token was good until it expired; its claims still say whose it was."""
+    """The token was valid until it expired; its claims still say whose it was."""
 
     def __init__(self, claims: Claims) -> None:
         super().__init__("expired")
@@ -89,9 +89,9 @@ class ExpiredToken(Exception):
 
 
 def read_keys(document: object) -> dict[str, Key]:
-    """Read a JSON Web Key Set (RFC 7517). Keys that cannot be used here are passed over.
+    """Read a JSON Web Key Set (RFC 7517). Keys that cannot be used here are skipped.
 
-    Raises `ValueError` for what is no key set.
+    Raise `ValueError` if it is not a key set.
     """
     keys = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(keys, list) or len(keys) > MAX_KEYS:
@@ -104,7 +104,7 @@ def read_keys(document: object) -> dict[str, Key]:
 
 
 def _key(item: dict[str, Any]) -> Key | None:
-    """Read a key (RFC 7517, RFC 7518 section 6): public, for signatures, long enough."""
+    """Return a key (RFC 7517, RFC 7518 section 6) if it is public, for signatures, long enough."""
     kind, curve, algorithm = (item.get(name) for name in ("kty", "crv", "alg"))
     algorithms = _ALGORITHMS.get("RSA" if kind == "RSA" else f"{kind} {curve}", [])
     if algorithm is not None:
@@ -121,42 +121,42 @@ def _key(item: dict[str, Any]) -> Key | None:
 
 
 class Issued(NamedTuple):
-    """Who must have issued a token, and for whom; None is not looked at."""
+    """The issuer and audience that a token must have; None is not checked."""
 
     issuer: str | None = None
     audience: str | None = None
 
 
 class Verifier:
-    """Verifies JSON Web Tokens (RFC 7519): of the shared secret, and of the keys it is told of."""
+    """Verifies JSON Web Tokens (RFC 7519) signed with the shared secret or with trusted keys."""
 
     def __init__(
         self,
         secret: str,
         *,
-        shared: Issued = Issued(),  # noqa: B008  (it cannot change)
+        shared: Issued = Issued(),  # noqa: B008  (immutable)
         foreign: Issued = Issued(),  # noqa: B008
         user_claims: Sequence[str] = ("user_id", "sub"),
     ) -> None:
-        """Take the secret, and what tokens of the secret and of published keys must say."""
+        """Take the secret, and what tokens of the secret and of published keys must contain."""
         self._secret = Key(secret.encode(), ["HS256"])
         self._shared, self._foreign = shared, foreign
         self._user_claims = user_claims
         self._keys: Mapping[str, Key] = {}
-        # Verifying costs more than all else in a request, and a client sends one token many times.
-        # What was raised is not kept, so that bad tokens cannot push out good ones.
+        # Verifying costs more than all else in a request, and clients send a token many times.
+        # Exceptions are not cached, so that bad tokens cannot evict good ones.
         self._claims = lru_cache(CACHED_TOKENS)(self._verify)
 
     def trust(self, keys: Mapping[str, Key]) -> None:
-        """Accept tokens of these keys, by `kid`, and of no other from now on."""
+        """Accept tokens of these keys, by `kid`, and of no others from now on."""
         if keys != self._keys:
             self._keys = keys
             self._claims.cache_clear()
 
     def claims(self, token: str) -> Claims:
-        """Return what the token says.
+        """Return the token's claims.
 
-        Raises `ExpiredToken`, `UnknownKey`, or `InvalidToken` for all else that is wrong with it.
+        Raise `ExpiredToken`, `UnknownKey`, or `InvalidToken` for anything else wrong with it.
         """
         claims = self._claims(token)
         if claims.have_expired():
@@ -164,7 +164,7 @@ class Verifier:
         return claims
 
     def _verify(self, token: str) -> Claims:
-        if not _COMPACT.fullmatch(token):  # PyJWT would also take padding
+        if not _COMPACT.fullmatch(token):  # PyJWT would also accept padding
             raise InvalidToken("not three parts of base64url")
         try:
             header = jwt.get_unverified_header(token)
@@ -177,19 +177,19 @@ class Verifier:
             raise InvalidToken(type(error).__name__) from error
         user_id = self._user(payload)
         if user_id.startswith((LOCAL, FOREIGN)):
-            raise InvalidToken("user id is one of those that are given here")
+            raise InvalidToken("user id has a prefix that is reserved here")
         return _others_claims(user_id, user_id, payload, token)
 
     def _their_claims(self, token: str, kid: str | None) -> Claims:
         key = self._keys.get(kid or "")
         if key is None:
-            raise UnknownKey("signed with no key that is known")
+            raise UnknownKey("signed with an unknown key")
         payload = _decode(token, key, self._foreign)
         subject = self._user(payload)
         return _others_claims(FOREIGN + subject, subject, payload, token)
 
     def _user(self, payload: dict[str, Any]) -> str:
-        """Read the first claim that is there; a bad one is not passed over for the next."""
+        """Return the first user claim that is present; a bad one is not skipped for the next."""
         for claim in self._user_claims:
             if claim in payload:
                 return _sane_user_id(payload[claim])
@@ -204,7 +204,7 @@ def _decode(token: str, key: Key, issued: Issued) -> dict[str, Any]:
         issuer=issued.issuer,
         audience=issued.audience,
         leeway=LEEWAY_SECONDS,
-        # Expiry is looked at in each call, because what is verified here is kept.
+        # Expiry is checked on every call, because the result of this is cached.
         options={"verify_exp": False, "verify_aud": issued.audience is not None},
     )
 
@@ -212,8 +212,8 @@ def _decode(token: str, key: Key, issued: Issued) -> dict[str, Any]:
 def _our_claims(payload: dict[str, Any]) -> Claims:
     user_id, session = _sane_user_id(payload.get("sub")), payload.get("sid")
     if not (isinstance(session, str) and _SESSION.fullmatch(session) and user_id.startswith(LOCAL)):
-        raise InvalidToken("no session of a user of ours")
-    # A user's tokens are all revoked when the account is gone, and its id is not given again.
+        raise InvalidToken("no session of a user that signed up here")
+    # Deleting an account revokes all of the user's tokens, and its id is never reused.
     keys = (SESSION_KEY + session, USER_KEY + user_id)
     return Claims(user_id, user_id, _moment(payload, "exp"), -math.inf, session, keys)
 
@@ -243,9 +243,9 @@ def _moment(payload: dict[str, Any], claim: str) -> float:
 
 
 def _token_key(user_id: str, payload: dict[str, Any], token: str) -> str:
-    """Name one token, by its `jti` or else by what was signed.
+    """Return the revocation key of one token, by its `jti` or else by what was signed.
 
-    Never by the whole token, because a signature can be spelled in several ways.
+    Never by the whole token, because a signature can be encoded in several ways.
     """
     known_by = repr(payload.get("jti") or token.rpartition(".")[0])
     return f"{TOKEN_KEY}{sha256(f'{user_id} {known_by}'.encode()).hexdigest()}"
@@ -259,7 +259,7 @@ def sign(
     user_claim: str = "sub",
     **others: str | None,
 ) -> str:
-    """Make a token for a user, as a frontend's own server would; a claim of None is left out."""
+    """Return a token for a user, as a frontend's own server would; claims of None are omitted."""
     now = time.time()
     claims = {"iat": int(now), "exp": int(now + lifetime_seconds), **others, user_claim: user_id}
     present = {name: value for name, value in claims.items() if value is not None}
@@ -267,7 +267,7 @@ def sign(
 
 
 class Issuer:
-    """Issues the tokens of those who sign in here."""
+    """Issues the tokens of users that sign in here."""
 
     def __init__(self, secret: str, access_token_seconds: int) -> None:
         self._key = secret.encode()
@@ -276,7 +276,7 @@ class Issuer:
         self._lifetime = access_token_seconds
 
     def access_token(self, user_id: str, session: str) -> str:
-        """Sign an access token (RFC 9068) of a session."""
+        """Return a signed access token (RFC 9068) of a session."""
         now = time.time()
         claims = {
             "iss": ISSUER,
@@ -289,11 +289,11 @@ class Issuer:
         return jwt.encode(claims, self._key, "HS256", headers={"typ": ACCESS_TOKEN_TYPE})
 
     def refresh_token(self, session: str, counter: int) -> str:
-        """Make a session's refresh token; the same counter makes the same token."""
+        """Return a session's refresh token; the same counter gives the same token."""
         return f"{session}.{counter}.{self._mac(session, counter)}"
 
     def read_refresh_token(self, token: str) -> tuple[str, int]:
-        """Return session and counter of a token that was made here. Raises `InvalidToken`."""
+        """Return session and counter of a token issued here. Raise `InvalidToken` otherwise."""
         match = _REFRESH_TOKEN.fullmatch(token)
         if not match:
             raise InvalidToken("malformed refresh token")
@@ -303,7 +303,7 @@ class Issuer:
         return session, counter
 
     def name(self, email_key: str) -> str:
-        """Name an email in the log, so that its lines can be found but it cannot be read."""
+        """Return a pseudonym for an email in the log: its lines can be found, it cannot be read."""
         return hmac.digest(self._name_key, email_key.encode(), "sha256").hex()[:12]
 
     def _mac(self, session: str, counter: int) -> str:
@@ -311,46 +311,46 @@ class Issuer:
 
 
 class InvalidCursor(Exception):
-    """The cursor was not made here, or for another user or query."""
+    """The cursor was not issued here, or for another user or query."""
 
 
 class Cursors:
-    """Signs places in lists, so that each is good for one user and one query only."""
+    """Signs places in lists, so that each is valid for one user and one query only."""
 
     def __init__(self, secret: str) -> None:
         self._key = _derived(secret, "cursor")
 
     def cursor(self, place: bytes, context: bytes) -> str:
-        """Make the cursor of a place."""
-        # BLAKE2 with a key (RFC 7693), which costs a third of HMAC.
+        """Return the cursor of a place."""
+        # Keyed BLAKE2 (RFC 7693), which costs a third of HMAC.
         mac = blake2b(
             blake2b(context).digest() + place, key=self._key, digest_size=CURSOR_MAC_BYTES
         )
         return urlsafe_b64encode(mac.digest() + place).rstrip(b"=").decode()
 
     def place(self, cursor: str, context: bytes) -> bytes:
-        """Return the place of a cursor that was made here. Raises `InvalidCursor`."""
+        """Return the place of a cursor that was issued here. Raise `InvalidCursor`."""
         try:
             decoded = urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4))
         except ValueError as error:
             raise InvalidCursor from error
         place = decoded[CURSOR_MAC_BYTES:]
-        # The whole is compared, because what is not base64url might be passed over in decoding.
+        # Compare the whole cursor, because decoding may skip what is not base64url.
         if not hmac.compare_digest(cursor.encode(), self.cursor(place, context).encode()):
             raise InvalidCursor
         return place
 
 
 def _derived(secret: str, purpose: str) -> bytes:
-    """Derive a key for one purpose, so that what is signed for one never serves another."""
+    """Derive a key for one purpose, so that a signature for one is never valid for another."""
     return hmac.digest(secret.encode(), f"todo-api {purpose}".encode(), "sha256")
 
 
 def new_session() -> str:
-    """Make the id of a session, which nobody can guess."""
+    """Return a new session id, which nobody can guess."""
     return secrets.token_hex(16)
 
 
 def new_user_id() -> str:
-    """Make the id of a user who signs up here, which no other issuer's user can have."""
+    """Return an id for a user that signs up here, which no other issuer's user can have."""
     return LOCAL + secrets.token_hex(16)

@@ -1,4 +1,4 @@
-"""Everything the environment decides: one frozen object, checked at start."""
+"""Everything the environment decides: one frozen object, validated at startup."""
 
 import re
 import sys
@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PROJECT = Path(__file__).parent
 STARTUP_FAILURE = 3
-"""The exit code with which a uvicorn worker tells its parent not to start it again."""
+"""The exit code by which a uvicorn worker tells its parent not to restart it."""
 
 _LIBPQ_PARAMETERS = {
     *("host", "port", "user", "password", "dbname", "options", "application_name"),
@@ -32,10 +32,10 @@ _SSL_MODES = {
 
 
 def _postgres_url(url: str) -> str:
-    """Accept a URL as Neon, Heroku, Supabase, Prisma or SQLAlchemy hand it out.
+    """Accept a URL in the form that Neon, Heroku, Supabase, Prisma or SQLAlchemy use.
 
-    asyncpg sends every parameter it does not know to the server, which then refuses the connection;
-    those of other drivers (`channel_binding`, `pgbouncer`, `schema`, ...) are dropped.
+    asyncpg sends every unknown parameter to the server, which then refuses the connection, so those
+    of other drivers (`channel_binding`, `pgbouncer`, `schema`, ...) are dropped.
     """
     if not re.match(r"postgres(ql)?(\+\w+)?://", url):
         raise ValueError("must look like postgresql://user:password@host:5432/database")
@@ -56,9 +56,9 @@ def _postgres_url(url: str) -> str:
 
 
 def _guess_pooler(url: str) -> bool:
-    """Neon names its pooler in the host, PgBouncer and Supabase by port, Prisma in the query."""
+    """Recognize Neon's pooler by host, PgBouncer and Supabase by port, Prisma by query."""
     authority, _, rest = url.partition("://")[2].partition("/")
-    host = authority.rpartition("@")[2]  # what stands before it may be a password
+    host = authority.rpartition("@")[2]  # what precedes it may be a password
     return bool(
         re.search(r"-pooler([.:]|$)|:(6432|6543)$", host)
         or re.search(r"[?&]pgbouncer=true(&|$)", rest)
@@ -72,7 +72,7 @@ def _split(value: object) -> object:
 
 
 def _as_sent(origin: str) -> str:
-    """Write an origin as browsers do: in lower case, without the port that its scheme implies."""
+    """Return an origin as browsers send it: in lower case, without the scheme's default port."""
     origin = origin.lower().rstrip("/")
     return origin.removesuffix(":443" if origin.startswith("https:") else ":80")
 
@@ -115,7 +115,7 @@ CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 
 
 class Settings(BaseSettings):
-    """The settings, named in the environment and in `.env` by their upper-case names."""
+    """The settings, read by their upper-case names from the environment and `.env`."""
 
     model_config = SettingsConfigDict(env_file=PROJECT / ".env", extra="ignore", frozen=True)
 
@@ -186,7 +186,7 @@ class Settings(BaseSettings):
         for origin in origins:
             if not re.fullmatch(r"https?://[^/*?#@\s]+/?", origin, re.IGNORECASE):
                 raise ValueError(
-                    f"lists exact origins like https://app.example.com, and {origin!r} is none; "
+                    f"lists exact origins like https://app.example.com, not {origin!r}; "
                     "* is refused because credentials are allowed"
                 )
         return tuple(map(_as_sent, origins))
@@ -207,7 +207,7 @@ class Settings(BaseSettings):
 
 
 def load() -> Settings:
-    """Read the settings, or end the process with one line that names the wrong one."""
+    """Read the settings, or exit with one line that names the wrong one."""
     try:
         return Settings()
     except UnicodeDecodeError:

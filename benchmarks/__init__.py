@@ -1,1 +1,1 @@
-"""How close the service comes to what Python can do at all: `python -m benchmarks.run`."""
+"""How close the service comes to the practical limit in Python: `python -m benchmarks.run`."""

@@ -1,6 +1,6 @@
-"""Measure what accounts and limits cost everybody else: `python -m benchmarks.accounts`.
+"""Measure what accounts and limits cost other requests: `python -m benchmarks.accounts`.
 
-With limits on, and with sign-ins that run flat out beside, each against the service without.
+It compares the service with and without limits, and times lists while sign-ins run flat out.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from benchmarks.run import (
     serve,
 )
 
-HIGH = dict.fromkeys(UNLIMITED, "1000000000/minute")  # counted, and never reached
+HIGH = dict.fromkeys(UNLIMITED, "1000000000/minute")  # counted, but never reached
 SIGN_INS = 8
 WHO = {"email": "ada@example.com", "password": secrets.token_hex(8)}
 

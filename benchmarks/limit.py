@@ -1,10 +1,10 @@
 """The practical limit in Python: four of the service's operations with nothing in between.
 
 A bare ASGI function, asyncpg and orjson; no framework, no validation, no log. `run.py` measures
-the service against it, so it keeps to the service's tables, statements and JSON members, and gives
-what it writes a revision, but has no tags.
+the service against it, so it uses the service's tables, statements and JSON members, and gives its
+writes a revision, but has no tags.
 """
-# ruff: noqa: S608 - the statements are composed of the constants below
+# ruff: noqa: S608 - the statements are built from the constants below
 
 import os
 from functools import lru_cache
@@ -39,7 +39,7 @@ def user_of(authorization: bytes) -> str:
 
 
 async def no_reset(_: object) -> None:
-    """Save the round trip in which asyncpg cleans a connection: nothing here dirties one."""
+    """Skip the round trip in which asyncpg resets a connection: nothing here changes its state."""
 
 
 async def lifespan(state: dict[str, Any], receive: Receive, send: Send) -> None:

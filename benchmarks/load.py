@@ -1,4 +1,4 @@
-"""A small HTTP client that costs little: keep-alive connections, one request in flight on each."""
+"""A small HTTP client with little overhead: keep-alive connections, one request at a time each."""
 
 import asyncio
 import re
@@ -12,12 +12,12 @@ GRACE_SECONDS = 10
 
 
 class WrongAnswer(Exception):
-    """The server closed the connection or answered with another status than expected."""
+    """The server closed the connection or answered with an unexpected status."""
 
 
 @dataclass(eq=False)
 class Connection(asyncio.Protocol):
-    """Sends the next request when the last is answered, until the time is up."""
+    """Sends the next request once the last is answered, until time is up."""
 
     requests: Iterator[bytes]
     status: int
@@ -62,7 +62,7 @@ class Connection(asyncio.Protocol):
 async def load(
     port: int, status: int, requests: list[bytes], connections: int, seconds: float
 ) -> list[float]:
-    """Repeat the requests for some seconds; return how long each answer took, in seconds."""
+    """Repeat the requests for some seconds; return the latency of each response, in seconds."""
     latencies: list[float] = []
     shared = cycle(requests)
     until = perf_counter() + seconds

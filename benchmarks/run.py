@@ -1,11 +1,11 @@
 """Measure the service against the practical limit and print a Markdown table.
 
-Both run as uvicorn workers, one at a time, against the same PostgreSQL: the one `DATABASE_URL`
-names (a scratch database: test users stay in it) or a private one that is gone afterwards.
-Everything of the service is on, its log line per request included; only the rate limits are off.
+Both run as uvicorn workers, one at a time, against the same PostgreSQL: the one at `DATABASE_URL`
+(use a scratch database: test users stay in it) or a private one that is deleted afterwards. All of
+the service is on, including its log line per request; only the rate limits are off.
 
-Of one program some processes are a tenth slower than others for as long as they live, so there are
-several of each, and what is said is their mean.
+Some processes of the same program are a tenth slower than others for as long as they live, so
+several of each are measured, and their mean is reported.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from benchmarks.load import load
 
 ROOT = Path(__file__).parent.parent
 SERVICE, LIMIT = "main:app", "benchmarks.limit:app"
-USERS, TASKS = 50, 25  # consecutive requests are of different users: no waiting for row locks
+USERS, TASKS = 50, 25  # consecutive requests are from different users: no waiting for row locks
 MAX_RATIO = {"list": 1.7, "tagged list": 2.2, "get": 1.7, "toggle": 1.5, "create": 2.2}
 MAX_P99_MS = 20
 MAX_MEMORY_MIB = 120
@@ -126,7 +126,7 @@ def request(
 
 
 def seed(server: Server, users: list[str], tags: tuple[str, ...] = ()) -> list[tuple[str, int]]:
-    """Create every user's tasks through the API; return pairs of a user and a task's id."""
+    """Create every user's tasks through the API; return pairs of user and task id."""
     with httpx.Client(base_url=f"http://127.0.0.1:{server.port}") as client:
 
         def create(user: str, title: str) -> int:
@@ -155,7 +155,7 @@ def check_same_answers(servers: Iterable[Server], user: str, task_id: int) -> No
 def operations(
     tasks: list[tuple[str, int]], tagged: list[tuple[str, int]], writers: list[str]
 ) -> dict[str, Operation]:
-    """Prepare the requests; create for other users, so that the lists stay as they are."""
+    """Prepare the requests; create tasks for other users, so that the lists do not change."""
     return {
         "list": Operation(200, [request("GET", "?limit=20", user) for user, _ in tasks]),
         "tagged list": Operation(200, [request("GET", "?limit=20", user) for user, _ in tagged]),
@@ -185,7 +185,7 @@ def measure(server: Server, operation: Operation, options: argparse.Namespace) -
 def interleave(
     sides: list[tuple[Server, Operation]], options: argparse.Namespace
 ) -> list[Measurement]:
-    """Measure each server once in every round, the first of which only warms up; give medians."""
+    """Measure each server once per round, after a round that only warms up; return medians."""
     _warm_up, *rounds = (
         [measure(server, operation, options) for server, operation in sides]
         for _ in range(options.rounds + 1)
@@ -200,8 +200,8 @@ def combine(
 
 
 def compare_unchanged(server: Server, users: list[str], options: argparse.Namespace) -> str:
-    """Compare the 304 of a list that the client has with the answer that it replaces."""
-    etag = f'W/"{TASKS}"'  # nothing was written since the tasks were
+    """Compare the 304 of an unchanged list with the response that it replaces."""
+    etag = f'W/"{TASKS}"'  # nothing was written since the tasks were created
     whole = Operation(200, [request("GET", "?limit=20", user) for user in users])
     known = Operation(304, [request("GET", "?limit=20", user, known=etag) for user in users])
     first, second = interleave([(server, known), (server, whole)], options)
@@ -245,12 +245,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=1, help="per measurement")
-    parser.add_argument("--rounds", type=int, default=7, help="of which the medians count")
-    parser.add_argument("--processes", type=int, default=3, help="of each, whose mean counts")
+    parser.add_argument("--rounds", type=int, default=7, help="the medians are reported")
+    parser.add_argument("--processes", type=int, default=3, help="of each; their mean is reported")
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--operation", action="append", choices=MAX_RATIO, help="only this one")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Terminated."))  # and end the servers
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Terminated."))  # and stop the servers
     secret = secrets.token_hex(32)
     with database() as url:
         settings = {"DATABASE_URL": url, "BETTER_AUTH_SECRET": secret, **UNLIMITED}

@@ -1,4 +1,4 @@
-"""What a route may ask for."""
+"""The dependencies that routes can declare."""
 
 from dependencies.accounts import MyAccounts, check_origin
 from dependencies.identity import CurrentUser, UserId, verify_jwt

@@ -1,4 +1,4 @@
-"""Signing up, in and out: sessions with rotating refresh tokens in a cookie."""
+"""Sign-up, sign-in and sign-out: sessions with rotating refresh tokens in a cookie."""
 
 import contextlib
 import logging
@@ -31,17 +31,17 @@ from settings import Settings
 
 COOKIE, COOKIE_PATH = "refresh_token", "/api/v1/auth"
 GRACE = timedelta(seconds=10)
-"""How long the previous refresh token is good for: two tabs, or an answer that was lost."""
+"""How long the previous refresh token stays valid, for two tabs or a lost response."""
 
 LONGEST = timedelta(days=3650)
-"""For what outlives us: tokens of others may be good for years."""
+"""The longest revocation: other issuers' tokens may be valid for years."""
 
 SKEW_SECONDS = 60
-"""How far ahead the clock of another machine of ours may be."""
+"""How far ahead the clock of another of our machines may be."""
 
 
 async def check_origin(request: Request) -> None:
-    """Refuse cookies that a foreign page made the browser send, or would make it keep (CSRF)."""
+    """Refuse foreign pages that make the browser send our cookie, or store a new one (CSRF)."""
     origin = request.headers.get("origin")
     signs_in = request.scope["path"].endswith(("/login", "/token"))
     if origin is None or not (signs_in or "cookie" in request.headers):
@@ -53,7 +53,7 @@ async def check_origin(request: Request) -> None:
 
 
 class Accounts:
-    """What the auth routes do, for one request and its answer."""
+    """The logic of the auth routes, for one request and its response."""
 
     def __init__(self, request: Request, response: Response) -> None:
         self._request, self._response = request, response
@@ -71,7 +71,7 @@ class Accounts:
         self._lifetime = timedelta(seconds=lifetime)
 
     async def sign_up(self, who: Registration) -> UserRead:
-        """Create an account. Raises `Problem` 409 where the email has one, 422, 429, 503."""
+        """Create an account. Raise `Problem` 409 if the email already has one, 422, 429, 503."""
         key = email_key(who.email)
         name = await self._count_account(key)
         self._refuse_weak(who.password, who.email, "password")
@@ -86,10 +86,10 @@ class Accounts:
         return user
 
     async def sign_in(self, email: str, password: str) -> TokenRead:
-        """Start a session. Raises `Problem` 401, 429, 503."""
+        """Start a session. Raise `Problem` 401, 429, 503."""
         key = email_key(email)
         name = await self._count_account(key)
-        while True:  # the hash may be made better between finding it and starting the session
+        while True:  # retry if the hash is upgraded before the session starts
             account = await queries.FIND_ACCOUNT.first(email_key=key)
             known = account and account["password_hash"]
             right, better = await self._passwords.verify(password, known)
@@ -111,13 +111,13 @@ class Accounts:
         return session if started else None
 
     async def refresh(self) -> TokenRead:
-        """Rotate the refresh token. Raises `Problem` 401, 429, 503."""
+        """Rotate the refresh token. Raise `Problem` 401, 429, 503."""
         cookies = _refresh_cookies(self._request)
         if not cookies:
             raise Problem("refresh_token_missing")
         try:
             session, counter = self._issuer.read_refresh_token(*cookies)
-        except (InvalidToken, TypeError) as error:  # or there are two
+        except (InvalidToken, TypeError) as error:  # or two cookies
             limit = self._limits.refresh
             await self._limits.count(self._request, limit, "address", address(self._request))
             raise Problem("refresh_token_invalid") from error
@@ -133,16 +133,16 @@ class Accounts:
         return self._token(rotated, session, rotated["counter"])
 
     async def _end_if_reused(self, session: str) -> None:
-        """End a session that is alive: whoever has an older token of it may have stolen it."""
+        """End a session that is alive: an old refresh token was used, so it may be stolen."""
         if alive := await queries.FIND_SESSION.first(session=session, **self._alive):
             log_event(self._request, "refresh_reused", logging.WARNING, user_id=alive["user_id"])
             await queries.END_SESSION.all(session=session, lifetime=self._lifetime)
             await self._revocations.load()
 
     async def sign_out(self, *, everywhere: bool) -> None:
-        """End the session of the cookie and that of the token, or all; a stranger has none.
+        """End the sessions of the cookie and the token, if any, or all sessions of their users.
 
-        Raises `Problem` 503 where nothing could be ended.
+        A token without a session is revoked. Raise `Problem` 503 if nothing could be ended.
         """
         claims = await self._claims()
         owners = {claims.user_id} if claims else set[str]()
@@ -152,7 +152,7 @@ class Accounts:
                 sessions.add(self._issuer.read_refresh_token(cookie)[0])
         if everywhere:
             await self._end_everywhere(sessions, owners)
-        # What was sent ends last: if a statement fails, it tells the next call again who it is.
+        # End the sent sessions last: if a statement fails, a retry can still identify the user.
         for session in sessions:
             ended = await queries.END_SESSION.all(session=session, lifetime=self._lifetime)
             owners.update(row["user_id"] for row in ended)
@@ -166,7 +166,7 @@ class Accounts:
                 log_event(self._request, "logged_out", user_id=owner, everywhere=everywhere)
 
     async def _end_everywhere(self, sessions: set[str], owners: set[str]) -> None:
-        """End whatever these owners have, and those of the sessions, who are added to them."""
+        """End all sessions of the owners, and of the sessions' owners, which are added to them."""
         for session in sessions:
             alive = await queries.FIND_SESSION.all(session=session, **self._alive)
             owners.update(row["user_id"] for row in alive)
@@ -176,7 +176,7 @@ class Accounts:
                 await queries.REVOKE.one(key=USER_KEY + owner, lifetime=LONGEST)
 
     async def _claims(self) -> Claims | None:
-        """Give the claims of the token, if it verifies; those of an old one name its session."""
+        """Return the token's claims; of an expired or revoked one, only if they name a session."""
         try:
             claims = await read_claims(self._request)
             self._revocations.check(claims)
@@ -192,7 +192,7 @@ class Accounts:
         return claims
 
     async def change_password(self, user_id: str, current: str, new: str) -> TokenRead:
-        """Change it and end every other session. Raises `Problem` 403, 422, 429, 503."""
+        """Change it and end every other session. Raise `Problem` 403, 422, 429, 503."""
         account = await queries.FIND_OWN_ACCOUNT.first(owner=user_id)
         account = await self._prove(user_id, account, current)
         self._refuse_weak(new, account["email"] or "", "new_password")
@@ -205,16 +205,16 @@ class Accounts:
             lifetime=self._lifetime,
         )
         if not changed:
-            raise Problem("wrong_password")  # it was changed in between
+            raise Problem("wrong_password")  # changed in the meantime
         await self._revocations.load()
         log_event(self._request, "password_changed")
         return self._token(changed, session, 0)
 
     async def delete(self, user_id: str, password: str | None) -> None:
-        """Delete a user with all that is theirs. Raises `Problem` 403, 422, 429, 503."""
+        """Delete a user and all their data. Raise `Problem` 401, 403, 422, 429, 503."""
         account = await queries.FIND_OWN_ACCOUNT.first(owner=user_id)
         if account is None:
-            raise Problem("token_revoked")  # it was deleted in between
+            raise Problem("token_revoked")  # deleted in the meantime
         if account["password_hash"] is not None:
             if password is None:
                 raise _invalid("password", "is required")
@@ -233,7 +233,7 @@ class Accounts:
     async def _prove(
         self, user_id: str, account: queries.Account | None, password: str
     ) -> queries.Account:
-        """Compare the current password. Raises `Problem` 403, 429, 503."""
+        """Verify the current password. Raise `Problem` 403, 429, 503."""
         await self._limits.count(self._request, self._limits.auth, "account", user_id)
         right, _ = await self._passwords.verify(password, account and account["password_hash"])
         if not account or not right:
@@ -242,7 +242,7 @@ class Accounts:
         return account
 
     async def _count_account(self, key: str) -> str:
-        """Count an attempt against the account that is named; return its name in the log."""
+        """Count an attempt against the account with this key; return its pseudonym for the log."""
         name = self._issuer.name(key)
         await self._limits.count(self._request, self._limits.auth, "account", name)
         return name
@@ -252,14 +252,14 @@ class Accounts:
             raise _invalid(member, why)
 
     def _token(self, user: UserRead, session: str, counter: int) -> TokenRead:
-        """Put the refresh token into a cookie, and the access token into the body."""
+        """Set the refresh cookie, and return a body with the access token."""
         self._response.set_cookie(
             COOKIE,
             self._issuer.refresh_token(session, counter),
             max_age=self._settings.refresh_idle_days * 24 * 3600,
             **self._cookie(),
         )
-        row: dict[str, Any] = {**user}  # may hold more than a client is told
+        row: dict[str, Any] = {**user}  # may hold more than clients may see
         return {
             "access_token": self._issuer.access_token(user["id"], session),
             "token_type": "bearer",
@@ -280,7 +280,7 @@ class Accounts:
 
 
 def _refresh_cookies(request: Request) -> list[str]:
-    """List the refresh cookies: of two, nobody can tell which is meant."""
+    """Return all refresh cookies: with two, there is no telling which is meant."""
     pairs = [
         pair.strip().partition("=")
         for header in request.headers.getlist("cookie")
@@ -295,7 +295,7 @@ def _invalid(member: str, why: str) -> Problem:
 
 
 async def accounts(request: Request, response: Response) -> Accounts:
-    """Give the accounts to a route."""
+    """Return the auth logic for this request."""
     return Accounts(request, response)
 
 

@@ -1,4 +1,4 @@
-"""Security events: who signed in, who was refused. Never a password, a token or a cookie."""
+"""Log security events: sign-ins and refusals, but never passwords, tokens or cookies."""
 
 import logging
 
@@ -8,7 +8,7 @@ logger = logging.getLogger("todo.security")
 
 
 def log_event(request: Request, event: str, level: int = logging.INFO, **fields: object) -> None:
-    """Write one line about a request; an email is named by `security.Issuer.name` only."""
+    """Log an event of a request; pass emails only as pseudonyms from `security.Issuer.name`."""
     told = {
         "event": event,
         "client": request.client.host if request.client else None,

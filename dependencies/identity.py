@@ -1,4 +1,4 @@
-"""Who is calling: the user's id comes from the verified token and from nowhere else."""
+"""Who is calling: the user's id comes only from the verified token."""
 
 import logging
 from typing import Annotated
@@ -14,21 +14,21 @@ from dependencies.rate_limits import address, rate_limits
 from errors import Problem
 from security import LOCAL, Claims, ExpiredToken, InvalidToken, UnknownKey, Verifier
 
-MAX_TOKEN_BYTES = 8192  # a larger one would be parsed before its signature is looked at
+MAX_TOKEN_BYTES = 8192  # limits what is parsed before its signature is checked
 
 
 class VerifyJWT(SecurityBase):
-    """Take the user's id from `Authorization: Bearer <JWT>` (RFC 6750), or refuse the request."""
+    """Reads the user's id from `Authorization: Bearer <JWT>` (RFC 6750), or refuses the request."""
 
     def __init__(self) -> None:
         self.scheme_name = "BearerToken"
         self.model = HTTPBearer(bearerFormat="JWT", description="Paste a token.")
 
     async def __call__(self, request: Request) -> str:
-        """Return the id of the user whom the request's token names.
+        """Return the id of the user named in the request's token.
 
-        Raises `Problem` 401 without a usable token, 403 where the path names another user, 429 past
-        the limit of the user, or of the address where there is none.
+        Raise `Problem` 401 without a usable token, 403 if the path names another user, 429 over the
+        limit of the user (or of the address, without a user), 503 if the token cannot be checked.
         """
         limits = rate_limits(request)
         try:
@@ -50,9 +50,9 @@ class VerifyJWT(SecurityBase):
 
 
 async def read_claims(request: Request) -> Claims:
-    """Verify the request's token. Raises `Problem` 401, whose cause says why, for the log.
+    """Verify the request's token. Raise `Problem` 401, whose cause says why, for the log.
 
-    Raises `Problem` 503 where the keys cannot be had that it may be signed with.
+    Raise `Problem` 503 if the keys it may be signed with cannot be fetched.
     """
     verifier: Verifier = request.app.state.verifier
     try:
@@ -71,7 +71,7 @@ async def read_claims(request: Request) -> Claims:
 
 
 def _bearer_token(request: Request) -> str:
-    """Read the header strictly: of two the wrong one might be taken."""
+    """Read the header strictly: with two, the wrong one might be used."""
     headers: list[bytes] = [
         value for name, value in request.scope["headers"] if name == b"authorization"
     ]
@@ -89,11 +89,11 @@ UserId = Annotated[str, Depends(verify_jwt)]
 
 
 async def current_user(user_id: UserId) -> schemas.UserRead:
-    """Return the user's row; one that only the token knows is created."""
+    """Return the user's row; create it for a user known only from the token."""
     if found := await queries.FIND_USER.first(owner=user_id):
         return found
     if user_id.startswith(LOCAL):
-        raise Problem("token_revoked")  # the account was deleted, which another worker took
+        raise Problem("token_revoked")  # another worker deleted the account
     return await queries.CREATE_USER.one(owner=user_id)
 
 

@@ -1,4 +1,4 @@
-"""Pages of a list. The next begins where one ended, whatever is written in between."""
+"""Keyset pagination: each page begins where the last one ended, despite writes in between."""
 
 from functools import lru_cache
 from typing import Annotated, Any
@@ -16,14 +16,14 @@ _MEMBERS = {"created": "created_at", "updated": "updated_at"}
 
 
 class Paging:
-    """Reads the cursor of a request, and gives its answer the `Link` (RFC 8288) to the next."""
+    """Reads a request's cursor, and adds the next page's `Link` (RFC 8288) to the response."""
 
     def __init__(self, request: Request, response: Response) -> None:
         self._scope, self._response = request.scope, response
         self._cursors: Cursors = request.app.state.cursors
 
     def start(self, user_id: str, query: TaskFilter) -> dict[str, Any]:
-        """Say after which task the page begins. Raises `Problem` 422."""
+        """Return the place after which the page begins. Raise `Problem` 422."""
         if query.cursor is None:
             return {}
         try:
@@ -35,7 +35,7 @@ class Paging:
         return {"after": after, "after_id": after_id}
 
     def end(self, user_id: str, query: TaskFilter, tasks: list[Any]) -> list[TaskRead]:
-        """Cut off the task that only says that there are more, and link to them."""
+        """Drop the extra task that only shows that there are more, and link to the next page."""
         if len(tasks) > query.limit:
             tasks.pop()
             last = tasks[-1]
@@ -46,7 +46,7 @@ class Paging:
         return tasks
 
     def _path(self, cursor: str) -> str:
-        """Write the path and the query as the client did: it may be below its user's id."""
+        """Return path and query as the client wrote them: the path may include the user's id."""
         parts = self._scope["query_string"].split(b"&")
         kept = [part for part in parts if part and not part.startswith(b"cursor=")]
         query = b"&".join([*kept, b"cursor=" + cursor.encode()])
@@ -59,12 +59,12 @@ def _context(user_id: str, query: TaskFilter) -> bytes:
 
 @lru_cache(maxsize=64)
 def _meaning(query: TaskFilter) -> bytes:
-    """Say what all pages of a list have in common."""
+    """Serialize what all pages of a list have in common."""
     return orjson.dumps(vars(query) | {"limit": None, "cursor": None})
 
 
 async def paging(request: Request, response: Response) -> Paging:
-    """Look after the pages of one request."""
+    """Return the paging of this request."""
     return Paging(request, response)
 
 

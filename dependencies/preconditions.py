@@ -1,4 +1,4 @@
-"""What a request asks of the state that it finds, by its headers."""
+"""Request headers that make requests conditional, repeatable or resumable."""
 
 import re
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def reads_header(name: str, description: str, example: str) -> Callable[[Function], Function]:
-    """Tell `Route` what to document: a header that FastAPI's own parameters would not read so."""
+    """Document a header in `Route`: FastAPI's own header parameters would parse it differently."""
 
     def mark(function: Function) -> Function:
         function.__dict__["openapi_parameter"] = {
@@ -33,11 +33,11 @@ def reads_header(name: str, description: str, example: str) -> Callable[[Functio
     return mark
 
 
-@reads_header("If-Match", "Only if the task is as this `ETag` says: 412 otherwise.", '"7"')
+@reads_header("If-Match", "Write only if the task still has this `ETag`; 412 otherwise.", '"7"')
 async def if_match(request: Request) -> list[int] | None:
-    """Return the revisions that a write may find, None for any (RFC 9110, section 13.1.1).
+    """Return the revisions that a write accepts, None for any (RFC 9110, section 13.1.1).
 
-    Raises `Problem` 422 for what cannot be read: the write may not happen unconditionally.
+    Raise `Problem` 422 if it is malformed: the write must not happen unconditionally.
     """
     sent = _header(request, b"if-match")
     if sent is None or sent == "*":
@@ -47,16 +47,16 @@ async def if_match(request: Request) -> list[int] | None:
     return _revisions(sent)
 
 
-@reads_header("If-None-Match", "The `ETag` of what you have: 304 if it is the same.", 'W/"7"')
+@reads_header("If-None-Match", "The `ETag` of your copy; 304 if it is current.", 'W/"7"')
 async def if_none_match(request: Request) -> list[int] | None:
     """Return the revisions that the client has, None for any (RFC 9110, section 13.1.2)."""
     sent = _header(request, b"if-none-match")
     return None if sent == "*" else _revisions(sent or "")
 
 
-@reads_header("Idempotency-Key", "Makes it safe to send this again.", "8e03978e-40d5-43dd")
+@reads_header("Idempotency-Key", "Makes it safe to repeat the request.", "8e03978e-40d5-43dd")
 async def idempotency_key(request: Request) -> str | None:
-    """Return the key under which the client may send a request again. Raises `Problem` 422."""
+    """Return the key that makes a request safe to repeat. Raise `Problem` 422."""
     sent = _header(request, b"idempotency-key")
     if sent is None:
         return None
@@ -66,9 +66,9 @@ async def idempotency_key(request: Request) -> str | None:
     return key
 
 
-@reads_header("Last-Event-ID", "The id of the last event: go on from there.", "57")
+@reads_header("Last-Event-ID", "The id of the last event received: continue from there.", "57")
 async def last_event_id(request: Request) -> int | None:
-    """Return the revision after which a stream goes on. Raises `Problem` 422."""
+    """Return the revision after which a stream continues. Raise `Problem` 422."""
     sent = _header(request, b"last-event-id")
     if not sent:
         return None
@@ -78,7 +78,7 @@ async def last_event_id(request: Request) -> int | None:
 
 
 def _header(request: Request, name: bytes) -> str | None:
-    """Return a header's value; several are one list (RFC 9110, section 5.3)."""
+    """Return a header's value; repeated headers form one list (RFC 9110, section 5.3)."""
     if name not in request.scope["given_headers"]:
         return None
     found: list[bytes] = [value for key, value in request.scope["headers"] if key == name]
@@ -86,7 +86,7 @@ def _header(request: Request, name: bytes) -> str | None:
 
 
 def _revisions(tags: str) -> list[int]:
-    """Read those tags that are revisions; no other was ever given."""
+    """Return the tags that are revisions; no others were ever issued."""
     return [number for tag in _REVISION.findall(tags) if (number := int(tag)) <= MAX_ID]
 
 

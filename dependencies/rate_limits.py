@@ -25,7 +25,7 @@ SWEEP_SECONDS = 60.0
 
 
 class Memory(Storage):
-    """Counts in this process. The library's own looks at every key in every request."""
+    """Counts in this process. The library's own storage scans every key on every request."""
 
     STORAGE_SCHEME = ["async+todo"]  # noqa: RUF012  (the library wants a list)
     base_exceptions = ValueError
@@ -36,7 +36,7 @@ class Memory(Storage):
         self._sweep_at = 0.0
 
     async def incr(self, key: str, expiry: float, amount: int = 1) -> int:
-        """Count, in a window that begins with the first."""
+        """Count a hit, in a window that starts with the first; return the count."""
         now = time.time()
         if now > self._sweep_at:
             self._sweep_at = now + SWEEP_SECONDS
@@ -56,7 +56,7 @@ class Memory(Storage):
         return self._counts.get(key, (0, time.time()))[1]
 
     async def check(self) -> bool:
-        """Memory is always there."""
+        """Return True: memory is always available."""
         return True
 
     async def reset(self) -> None:
@@ -69,7 +69,7 @@ class Memory(Storage):
 
 
 class Policy(NamedTuple):
-    """A limit, and what becomes of requests while the storage is down."""
+    """A limit, and whether to refuse requests while the storage is down."""
 
     limit: limits.RateLimitItem | None
     fails_closed: bool
@@ -80,7 +80,7 @@ def _policy(notation: str | None, *, fails_closed: bool) -> Policy:
 
 
 class RateLimits:
-    """Counts requests; the headers that tell so (draft-ietf-httpapi-ratelimit-headers-11)."""
+    """Counts requests and sets the headers (draft-ietf-httpapi-ratelimit-headers-11)."""
 
     def __init__(self, settings: Settings) -> None:
         storage: Any = Memory()
@@ -93,7 +93,7 @@ class RateLimits:
                     socket_timeout=STORAGE_SECONDS,
                     socket_connect_timeout=STORAGE_SECONDS,
                 )
-            except Exception as error:  # the libraries raise this and that
+            except Exception as error:  # the libraries raise all kinds
                 line = "RATE_LIMIT_STORAGE: must look like async+redis://host:6379"
                 raise CannotStart(line) from error
         self._limiter = FixedWindowRateLimiter(storage)
@@ -103,9 +103,9 @@ class RateLimits:
         self.refresh = _policy(settings.refresh_rate_limit, fails_closed=True)
 
     async def count(self, request: Request, policy: Policy, by: str, key: str) -> None:
-        """Count a request by a user, an address or an account.
+        """Count a request by user, address, account or session.
 
-        Raises `Problem` 429 past the limit, 503 where it must not pass uncounted.
+        Raise `Problem` 429 over the limit, 503 if it cannot be counted but has to be.
         """
         limit, fails_closed = policy
         if limit is None:
@@ -132,12 +132,12 @@ class RateLimits:
             raise Problem("rate_limited", detail, headers={"Retry-After": str(seconds)})
 
     def _refuse_while_down(self) -> None:
-        """Ask a storage that is down only now and then, or every request would wait for it."""
+        """Try a storage that is down only now and then, or every request would wait for it."""
         if time.monotonic() < self._down_until:
             raise StorageError(TimeoutError())
 
     def _log_outage_once(self, error: StorageError) -> None:
-        """Say so once."""
+        """Log an outage once, and put off the next attempt."""
         if not self._is_down:
             logger.error("the storage of rate limits is down: %r", error.storage_error)
         if time.monotonic() >= self._down_until:
@@ -145,25 +145,25 @@ class RateLimits:
 
 
 def _tell(request: Request, policy: str, state: str) -> None:
-    """Put two headers on whatever the answer will be; of two limits both are in each."""
+    """Add two headers to the eventual response; with two limits, each lists both."""
     told: dict[bytes, bytes] = request.scope.setdefault("limits", {})
     for name, value in (b"ratelimit-policy", policy.encode()), (b"ratelimit", state.encode()):
         told[name] = told[name] + b", " + value if name in told else value
 
 
 def rate_limits(request: Request) -> RateLimits:
-    """Give the worker's counters."""
+    """Return the worker's counters."""
     limits: RateLimits = request.app.state.rate_limits
     return limits
 
 
 def address(request: Request) -> str:
-    """Give the client's address: what uvicorn says, which believes only proxies it was told of."""
+    """Return the client's address, from uvicorn, which trusts only configured proxies."""
     return request.client.host if request.client else "unknown"
 
 
 async def limit_sign_in(request: Request) -> None:
-    """Count an attempt to sign in against the address; the account is counted once it is known."""
+    """Count a sign-in attempt against the address; the account is counted once it is known."""
     counted = rate_limits(request)
     await counted.count(request, counted.auth, "address", address(request))
 

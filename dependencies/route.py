@@ -1,4 +1,4 @@
-"""How a route is found and run: first the token, then the body, the rules, and the function."""
+"""How a route is found and run: first the token, then body, validation, and the function."""
 
 import asyncio
 from collections import Counter, defaultdict
@@ -28,22 +28,22 @@ BODY_SECONDS = 15.0
 NOT_MODIFIED = 304
 
 MAX_KEPT_QUERY_BYTES = 256
-"""Queries up to this length, as clients send them again and again, are read once."""
+"""Queries up to this length are parsed once and cached, because clients repeat them."""
 
 
 class Route(APIRoute):
-    """FastAPI's route, declared and documented as ever, but run by this class.
+    """FastAPI's route, declared and documented as usual, but run by this class.
 
-    It runs in the order that clients rely on: dependencies come first, so that a stranger's body is
-    not even read, and 401 goes before 413, 415 and 422. And it runs nothing but what our routes
-    use: FastAPI's way, with its generators, streams, forms and telemetry, takes twice the time of
-    all the rest of a request. A function that returns a whole response is taken at its word.
+    It guarantees the order that clients rely on: dependencies run first, so that a stranger's body
+    is not even read, and 401 takes precedence over 413, 415 and 422. It supports only what our
+    routes use: FastAPI's own handler, with its generators, streams, forms and telemetry, takes
+    twice as long as the rest of a request. A `Response` that a function returns is sent as it is.
 
-    What it does not run, it refuses where the route is declared, by a `TypeError`: functions that
-    are not `async`, headers and cookies, a query that is not one model, more than one body.
+    Anything unsupported raises a `TypeError` where the route is declared: functions that are not
+    `async`, header and cookie parameters, a query that is not one model, more than one body.
     """
 
-    def __init__(self, path: str, endpoint: Any, **options: Any) -> None:  # noqa: ANN401  (as FastAPI has it)
+    def __init__(self, path: str, endpoint: Any, **options: Any) -> None:  # noqa: ANN401  (as in FastAPI)
         super().__init__(path, endpoint, **options)
         for reason in _unsupported(self.dependant):
             raise TypeError(f"{path}: {reason}.")
@@ -52,7 +52,7 @@ class Route(APIRoute):
             self.openapi_extra = {"parameters": headers}
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Say whether a path is this route's; the framework's way costs several times as much."""
+        """Match a path; the framework's own method costs several times as much."""
         match = self.path_regex.match(scope["route_path"]) if scope["type"] == "http" else None
         if match is None:
             return Match.NONE, {}
@@ -60,7 +60,7 @@ class Route(APIRoute):
         return found, {"route": self, "path_params": match.groupdict()}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request whose path is this route's."""
+        """Answer a request for this route's path."""
         if scope["method"] not in (self.methods or ()):
             raise HTTPException(405)
         request, extra = Request(scope, receive), _Headers()
@@ -76,7 +76,7 @@ class Route(APIRoute):
         headers, body = extra.raw_headers, b""
         status = extra.status_code or self.status_code or 200
         if self.response_field and status != NOT_MODIFIED:
-            # What mypy and the database have checked is not validated again.
+            # Do not validate again what mypy and the database have checked.
             body = orjson.dumps(result, option=orjson.OPT_UTC_Z)
             headers.append((b"content-type", b"application/json"))
             headers.append((b"content-length", b"%d" % len(body)))
@@ -98,9 +98,9 @@ class Route(APIRoute):
 
 
 class Routes:
-    """Finds a route by its method and the number of its segments, where a router tries them all.
+    """Finds a route by method and number of path segments, where a router tries them all.
 
-    What is not found so, Starlette's router answers: pages, 404, 405, the start and the end.
+    Starlette's router handles the rest: static files, OpenAPI, 404, 405, startup and shutdown.
     """
 
     def __init__(self, router: Router) -> None:
@@ -124,7 +124,7 @@ class Routes:
 
 
 def _unsupported(dependant: Dependant, *, inner: bool = False) -> Iterator[str]:
-    """Say what of a declaration would be passed over in silence."""
+    """Yield what in a declaration would be silently ignored."""
     name = getattr(dependant.call, "__name__", dependant.call)
     bodies = dependant.body_params
     if not _is_coroutine_callable(dependant.call):
@@ -153,7 +153,7 @@ def _is_one_model(fields: list[ModelField]) -> bool:
 
 
 class _Headers(Response):
-    """The headers that a function adds to its answer; a whole response is not made for them."""
+    """Collects the headers that a function sets, without the cost of a whole response."""
 
     status_code: int | None = None  # type: ignore[assignment]
 
@@ -164,12 +164,12 @@ class _Headers(Response):
 async def _arguments(
     dependant: Dependant, request: Request, response: Response, errors: list[Any]
 ) -> dict[str, Any]:
-    """Find what a function asks for: dependencies, then parameters."""
+    """Resolve a function's arguments: dependencies, then parameters."""
     values: dict[str, Any] = {}
     for inner in dependant.dependencies:
         found = await _arguments(inner, request, response, errors)
         value = await inner.call(**found)  # type: ignore[misc]
-        if inner.name:  # a router's dependency has none, and gives nothing
+        if inner.name:  # a router's dependency has none, and no value
             values[inner.name] = value
     for field in dependant.path_params:
         raw = request.path_params[field.alias]
@@ -193,9 +193,9 @@ def _query(request: Request, field: ModelField) -> tuple[Any, list[Any]]:
 
 @lru_cache(maxsize=512)
 def _read_query(sent: bytes, field: ModelField) -> tuple[Any, list[Any]]:
-    """Read a query. Of a name given twice, neither value would be right.
+    """Parse a query. Refuse a repeated name, because neither value could be preferred.
 
-    But where the model has a list, each is one of its items.
+    For a list in the model, repeated values are its items.
     """
     given = parse_qsl(sent.decode("latin-1"), keep_blank_values=True)
     values: dict[str, Any] = dict(given)
@@ -217,7 +217,7 @@ def _lists(query: ModelField) -> frozenset[str]:
 
 
 async def _read(request: Request, subtype: str) -> bytes:
-    """Read a body of at most 64 KiB. Raises `Problem` 408, 413 or 415."""
+    """Read a body of at most 64 KiB. Raise `Problem` 408, 413 or 415."""
     headers: dict[bytes, bytes] = request.scope["given_headers"]
     length = int(headers.get(b"content-length", 0))
     if not length and b"transfer-encoding" not in headers:
@@ -245,8 +245,8 @@ def _is(wanted: str, content_type: str) -> bool:
     return kind == "application" and (subtype == wanted or subtype.endswith("+" + wanted))
 
 
-def _parse(body: bytes) -> Any:  # noqa: ANN401  (JSON is anything)
-    """Parse JSON (RFC 8259). Raises `Problem` 422.
+def _parse(body: bytes) -> Any:  # noqa: ANN401  (any JSON value)
+    """Parse JSON (RFC 8259). Raise `Problem` 422.
 
     Unlike the standard library's, this parser refuses NaN, lone surrogates and deep nesting.
     """

@@ -1,4 +1,4 @@
-"""Run migrations: on the connection that the service hands over, or for Alembic's command line."""
+"""Run migrations, on the connection that the service passes in, or for Alembic's command line."""
 
 import asyncio
 from typing import Literal
@@ -15,14 +15,14 @@ LOCK = 0x70D0
 
 
 def _render(kind: str, item: object, _: object) -> str | Literal[False]:
-    """Write SQLModel's own type of text as SQLAlchemy's, which revisions import."""
+    """Render SQLModel's own string type as SQLAlchemy's, which revisions import."""
     if kind == "type" and isinstance(item, AutoString):
         return f"sa.{String(item.length)!r}"
     return False
 
 
 def run(connection: Connection) -> None:
-    """Run what was asked for, alone."""
+    """Run the requested migrations, one process at a time."""
     context.configure(
         connection=connection,
         target_metadata=SQLModel.metadata,
@@ -31,7 +31,7 @@ def run(connection: Connection) -> None:
     )
     with context.begin_transaction():
         # Workers that start together wait here. The lock ends with the transaction, so it also
-        # holds through a transaction pooler.
+        # works through a transaction pooler.
         connection.execute(text(f"SELECT pg_advisory_xact_lock({LOCK})"))
         context.run_migrations()
 

@@ -1,1 +1,1 @@
-"""The routes. A signature is the policy, a body the deed, a docstring what the API docs say."""
+"""The routes. Signatures are the policy, bodies the work, docstrings the API documentation."""

@@ -38,13 +38,13 @@ PROVEN = answers("wrong_password", "origin_not_allowed")
 
 @router.post("/register", status_code=201, responses=SIGN_IN | answers("email_taken"))
 async def register(who: Registration, accounts: MyAccounts, _: SignInLimit) -> UserRead:
-    """Sign up with email and password. Sign in afterwards."""
+    """Sign up with email and password. Then sign in."""
     return await accounts.sign_up(who)
 
 
 @router.post("/login", responses=SIGN_IN | answers("invalid_credentials"))
 async def login(who: Credentials, accounts: MyAccounts, _: SignInLimit) -> TokenRead:
-    """Sign in. The answer has an access token; a cookie has what refreshes it."""
+    """Sign in. The answer holds an access token; a cookie holds the refresh token."""
     return await accounts.sign_in(who.email, who.password)
 
 
@@ -52,7 +52,7 @@ async def login(who: Credentials, accounts: MyAccounts, _: SignInLimit) -> Token
 async def issue_token(
     who: Annotated[PasswordGrant, Form()], accounts: MyAccounts, _: SignInLimit
 ) -> TokenRead:
-    """Sign in with the form of OAuth 2.0's password grant, as Swagger's Authorize does."""
+    """Sign in with the form of OAuth 2.0's password grant. Swagger UI's *Authorize* uses it."""
     return await accounts.sign_in(who.username, who.password)
 
 
@@ -60,29 +60,29 @@ async def issue_token(
     "/refresh", responses=LIMITED | answers("refresh_token_missing", "refresh_token_invalid")
 )
 async def refresh(accounts: MyAccounts) -> TokenRead:
-    """Get another access token for the cookie, which is replaced, too."""
+    """Exchange the refresh cookie for a new access token. The cookie is rotated."""
     return await accounts.refresh()
 
 
 @router.post("/logout", status_code=204, responses=answers("validation_error"))
 async def logout(accounts: MyAccounts, query: Annotated[LogoutQuery, Query()]) -> None:
-    """End the session of the cookie or the token. Nothing is needed, and nothing goes wrong."""
+    """End the session of the cookie or the token. Works without credentials and can be repeated."""
     await accounts.sign_out(everywhere=query.everywhere)
 
 
 @router.get("/me", responses=SIGNED_IN)
 async def get_me(user: CurrentUser) -> UserRead:
-    """Get the user whom the token names. One that only an external token knows is created."""
+    """Get the user named in the token. A user known only from an external token is created."""
     return user
 
 
 @router.patch("/me", responses=SIGNED_IN | FORM)
 async def update_me(change: UserPatch, _: CurrentUser, request: Request) -> UserRead:
     """Change your name."""
-    # Not by the id that the user is shown, which a user of another issuer may have too.
+    # Not by the id that is shown to the user, which another issuer's user may have too.
     user = await queries.RENAME_USER.first(owner=request.scope["user_id"], name=change.name)
     if user is None:
-        raise Problem("token_revoked")  # it was deleted in between
+        raise Problem("token_revoked")  # deleted in the meantime
     return user
 
 
@@ -90,7 +90,7 @@ async def update_me(change: UserPatch, _: CurrentUser, request: Request) -> User
 async def change_password(
     change: PasswordChange, user_id: UserId, accounts: MyAccounts, _: SignInLimit
 ) -> TokenRead:
-    """Change your password. Every other session ends."""
+    """Change your password. All other sessions end."""
     return await accounts.change_password(user_id, change.current_password, change.new_password)
 
 
@@ -102,5 +102,5 @@ async def delete_me(
     request: Request,
     farewell: Farewell | None = None,
 ) -> None:
-    """Delete your account with all that is yours. Its tokens are dead."""
+    """Delete your account and all your data. Its tokens stop working at once."""
     await accounts.delete(request.scope["user_id"], farewell.password if farewell else None)

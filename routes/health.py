@@ -1,4 +1,4 @@
-"""For load balancers and orchestrators."""
+"""Health checks for load balancers and orchestrators."""
 
 from fastapi import APIRouter, Request
 
@@ -15,14 +15,14 @@ PING_SECONDS = 0.3
 @router.head("/live", include_in_schema=False)
 @router.get("/live")
 async def get_liveness() -> Health:
-    """Say that the process answers; asks nothing of the database."""
+    """Report that the process is alive. This does not query the database."""
     return {"status": "ok"}
 
 
 @router.head("/ready", include_in_schema=False)
 @router.get("/ready", responses=answers("unavailable"))
 async def get_readiness(request: Request) -> Health:
-    """Say whether requests can be served: 503 within a second when the database does not answer."""
+    """Report whether requests can be served. 503 within a second if the database is down."""
     await db.ping(PING_SECONDS)
     request.app.state.revocations.check_age()
     return {"status": "ok"}

@@ -1,4 +1,4 @@
-"""The demo page, and Swagger UI with all that it needs: both work without the internet."""
+"""The demo page, and Swagger UI with everything it needs: both work without the internet."""
 
 from fastapi import APIRouter
 from fastapi.responses import FileResponse

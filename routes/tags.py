@@ -1,4 +1,4 @@
-"""The tags of the user whom the token names."""
+"""The tags of the user named in the token."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ TAKEN = answers("tag_exists")
 
 
 def found(tag: TagRead | None) -> TagRead:
-    """Return the tag, or refuse: for a missing id and for one of somebody else's alike."""
+    """Return the tag. Raise the same `Problem` 404 if it is missing or another user's."""
     if tag is None:
         raise Problem("tag_not_found")
     return tag
@@ -29,32 +29,32 @@ def found(tag: TagRead | None) -> TagRead:
 
 @router.get("")
 async def list_tags(user_id: UserId) -> list[TagRead]:
-    """List your tags by name."""
+    """List your tags, sorted by name."""
     return await queries.LIST_TAGS.all(owner=user_id)
 
 
 @router.post("", status_code=201, responses=TAKEN | BODY)
 async def create_tag(tag: TagCreate, user_id: UserId) -> TagRead:
-    """Create a tag. Its name is no other's of yours, whatever their case."""
+    """Create a tag. Names are unique per user, ignoring case."""
     return await queries.CREATE_TAG.one(owner=user_id, **_values(tag))
 
 
 @router.patch("/{tag_id}", responses=NOT_FOUND | TAKEN | BODY)
 async def patch_tag(tag_id: TagId, tag: TagPatch, user_id: UserId) -> TagRead:
-    """Change the name or the color of a tag. A member left out keeps its value, null clears it."""
+    """Change the name or color of a tag. Omitted members keep their value, null clears them."""
     values = _values(tag)
-    for _ in range(2):  # because what the first has not found may have been made meanwhile
+    for _ in range(2):  # the tag may have been created after the first attempt
         if values:
             statement = queries.update_tag(frozenset(values))
             if changed := await statement.first(owner=user_id, tag_id=tag_id, **values):
                 return changed
         current = found(await queries.GET_TAG.first(owner=user_id, tag_id=tag_id))
-    return current  # which is what it shall be
+    return current  # already as requested
 
 
 @router.delete("/{tag_id}", status_code=204, responses=NOT_FOUND)
 async def delete_tag(tag_id: TagId, user_id: UserId) -> None:
-    """Delete a tag. The tasks that had it stay."""
+    """Delete a tag. Tasks that had it are kept."""
     if await queries.DELETE_TAG.first(owner=user_id, tag_id=tag_id) is None:
         raise Problem("tag_not_found")
 

@@ -1,4 +1,4 @@
-"""The tasks of the user whom the token names."""
+"""The tasks of the user named in the token."""
 
 import re
 from functools import lru_cache
@@ -54,35 +54,35 @@ NO_LINK = answers("task_not_found", "tag_not_found")
 Answers = dict[int | str, dict[str, Any]]
 ETAG = header("ETag", "The task's revision, quoted.", type="string")
 WITH_ETAG: Answers = {200: {"headers": ETAG}}
-READ = WITH_ETAG | NOT_FOUND | {304: {"description": "The client has it already."}}
+READ = WITH_ETAG | NOT_FOUND | {304: {"description": "The client already has it."}}
 CREATED: Answers = {
     201: {"headers": header("Location", "The path of the task.", type="string") | ETAG}
 }
 REUSED = answers("task_not_found", "idempotency_key_reused", "validation_error")
 LISTED: Answers = {
     200: {
-        "headers": header("ETag", "The user's revision, weak.", type="string")
+        "headers": header("ETag", "The user's revision, as a weak validator.", type="string")
         | header(
             "Link",
-            'While there are more: `<path and query of the next page>; rel="next"` (RFC 8288).',
+            'If there are more: `<path and query of the next page>; rel="next"` (RFC 8288).',
             required=False,
             type="string",
         )
     },
-    304: {"description": "Nothing has changed since."},
+    304: {"description": "Nothing has changed."},
 }
 EVENTS: Answers = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
 
 
 def found(task: TaskRead | None) -> TaskRead:
-    """Return the task, or refuse: for a missing id and for one of somebody else's alike."""
+    """Return the task. Raise the same `Problem` 404 if it is missing or another user's."""
     if task is None:
         raise Problem("task_not_found")
     return task
 
 
 @router.get("", responses=LISTED)
-async def list_tasks(  # noqa: PLR0913, PLR0917  (what it depends on)
+async def list_tasks(  # noqa: PLR0913, PLR0917  (its dependencies)
     user_id: UserId,
     query: Annotated[TaskFilter, Query()],
     paging: TaskPaging,
@@ -90,7 +90,7 @@ async def list_tasks(  # noqa: PLR0913, PLR0917  (what it depends on)
     request: Request,
     response: Response,
 ) -> list[TaskRead]:
-    """List your tasks, newest first. `Link` leads to the next page, while there is one."""
+    """List your tasks, newest first by default. `Link` leads to the next page, if there is one."""
     start = paging.start(user_id, query)
     statement, values = _read(query)
     rows = await statement.all(owner=user_id, known=known, **values, **start)
@@ -99,13 +99,13 @@ async def list_tasks(  # noqa: PLR0913, PLR0917  (what it depends on)
     if rows[0]["id"] is None:
         return []
     for row in rows:
-        del row["owner_rev"]  # which costs less than taking the task out of each
+        del row["owner_rev"]  # cheaper than copying the task out of each row
     return paging.end(user_id, query, rows)
 
 
 @router.get("/changes")
 async def list_changes(user_id: UserId, query: Annotated[ChangesFilter, Query()]) -> ChangesRead:
-    """List what has changed since a revision, deletions too, oldest change first."""
+    """List changes since a revision, including deletions, oldest first."""
     page = await read_changes(user_id, query.since)
     _refuse_ahead("since", query.since, page.rev)
     return {
@@ -120,7 +120,7 @@ async def list_changes(user_id: UserId, query: Annotated[ChangesFilter, Query()]
 async def watch_tasks(
     user_id: UserId, query: Annotated[EventsFilter, Query()], last: LastEventId, request: Request
 ) -> Response:
-    """Watch your tasks: the same changes as Server-Sent Events, from now on or from a revision."""
+    """Watch your tasks as Server-Sent Events. They start now, or after a revision."""
     rev = (await queries.WATCH.one(owner=user_id))["rev"]
     name, since = ("since", query.since) if last is None else ("Last-Event-ID", last)
     if since is None:
@@ -148,7 +148,7 @@ async def complete_task(
     response: Response,
     change: Completion | None = None,
 ) -> TaskRead:
-    """Toggle whether a task is done; with a body, set it, which is safe to repeat."""
+    """Toggle whether a task is done. A body sets it instead, which is safe to repeat."""
     if change is not None:
         return _with_etag(await _change(user_id, task_id, match, change), response)
     task = await queries.TOGGLE_TASK.first(owner=user_id, task_id=task_id, match=match)
@@ -161,7 +161,7 @@ async def complete_task(
 async def create_task(
     task: TaskCreate, user_id: UserId, key: IdempotencyKey, response: Response
 ) -> TaskRead:
-    """Create a task. `Location` names it. With an `Idempotency-Key` it is safe to repeat."""
+    """Create a task. `Location` is its path. With an `Idempotency-Key` it is safe to repeat."""
     values = _values(task.model_dump())
     statement = queries.create_task(is_tagged=bool(task.tags), is_keyed=key is not None)
     digest = sha256(orjson.dumps(values, option=orjson.OPT_SORT_KEYS)).digest() if key else None
@@ -170,7 +170,7 @@ async def create_task(
             created = _repeated(repeated, digest)
             response.headers["Idempotency-Replayed"] = "true"
             break
-        # Else the key was forgotten, or went with its user, in between.
+        # Otherwise the key expired, or was deleted with its user, in the meantime.
     response.headers["Location"] = f"/api/tasks/{created['id']}"
     return _with_etag(created, response)
 
@@ -179,7 +179,7 @@ async def create_task(
 async def update_task(
     task_id: TaskId, task: TaskUpdate, user_id: UserId, match: IfMatch, response: Response
 ) -> TaskRead:
-    """Update a task. A member left out keeps its value, null clears it."""
+    """Update a task. Omitted members keep their value, null clears them."""
     return _with_etag(await _change(user_id, task_id, match, task), response)
 
 
@@ -187,7 +187,7 @@ async def update_task(
 async def patch_task(
     task_id: TaskId, task: TaskPatch, user_id: UserId, match: IfMatch, response: Response
 ) -> TaskRead:
-    """Change some members of a task. A member left out keeps its value, null clears it."""
+    """Change some members of a task. Omitted members keep their value, null clears them."""
     return _with_etag(await _change(user_id, task_id, match, task), response)
 
 
@@ -200,7 +200,7 @@ async def delete_task(task_id: TaskId, user_id: UserId, match: IfMatch) -> None:
 
 @router.put("/{task_id}/tags/{tag_id}", responses=WITH_ETAG | NO_LINK)
 async def add_tag(task_id: TaskId, tag_id: TagId, user_id: UserId, response: Response) -> TaskRead:
-    """Let a task have one of your tags. It is safe to repeat."""
+    """Add one of your tags to a task. Safe to repeat."""
     return _with_etag(await _relink(queries.ADD_TAG, user_id, task_id, tag_id), response)
 
 
@@ -208,7 +208,7 @@ async def add_tag(task_id: TaskId, tag_id: TagId, user_id: UserId, response: Res
 async def remove_tag(
     task_id: TaskId, tag_id: TagId, user_id: UserId, response: Response
 ) -> TaskRead:
-    """Take a tag off a task. It is safe to repeat."""
+    """Remove a tag from a task. Safe to repeat."""
     return _with_etag(await _relink(queries.REMOVE_TAG, user_id, task_id, tag_id), response)
 
 
@@ -216,29 +216,26 @@ async def remove_tag(
 async def complete_tasks(
     change: Completion, user_id: UserId, query: Annotated[BulkFilter, Query()]
 ) -> Updated:
-    """Set many tasks done, or not done, at once: "mark all done" with `status=pending`."""
+    """Mark many tasks done or not done in one call: `status=pending` for "mark all done"."""
     statement = queries.complete_tasks(query.status)
     return await statement.one(owner=user_id, completed=change.completed)
 
 
 @router.delete("")
 async def delete_tasks(user_id: UserId, query: Annotated[BulkFilter, Query()]) -> Deleted:
-    """Delete many tasks at once: "clear completed" with `status=completed`."""
+    """Delete many tasks in one call: `status=completed` for "clear completed"."""
     return await queries.delete_tasks(query.status).one(owner=user_id)
 
 
 def _refuse_ahead(name: str, since: int, rev: int) -> None:
-    """Refuse a revision that is still to come: the client has it of data that are gone.
-
-    Raises `Problem` 422.
-    """
+    """Raise `Problem` 422 for a future revision: the client has it from data that is gone."""
     if since > rev:
         raise bad_parameter(name, "is ahead of every revision; forget the copy and start from 0")
 
 
 @lru_cache(maxsize=64)
 def _read(query: TaskFilter) -> tuple[Statement[queries.Listed], dict[str, Any]]:
-    """Give the statement of a list, and those of its values that are the query's."""
+    """Return the statement of a list, and the values that come from the query."""
     shape = queries.Shape(
         status=query.status,
         tagged=bool(query.tag),
@@ -276,7 +273,7 @@ def _with_etag(task: TaskRead, response: Response) -> TaskRead:
 def _offer(
     request: Request, response: Response, etag: str, rev: int, known: list[int] | None
 ) -> None:
-    """Let the client keep the answer, or tell it that it has it (RFC 9110, section 15.4.5)."""
+    """Let the client cache the response, or answer 304 if it has it (RFC 9110, section 15.4.5)."""
     request.scope["is_cacheable"] = True
     response.headers["ETag"] = etag
     if known is None or rev in known:
@@ -292,14 +289,14 @@ def _mismatch(task: TaskRead) -> Problem:
 
 
 async def _missed(user_id: str, task_id: int, match: list[int] | None) -> Problem:
-    """Say why a write has found nothing. Raises `Problem` 404 where there is no such task."""
+    """Return why a write found nothing. Raise `Problem` 404 if there is no such task."""
     if match is None:
-        return Problem("task_not_found")  # a look might find one that was made meanwhile
+        return Problem("task_not_found")  # a query might find one created in the meantime
     return _mismatch(await _get(user_id, task_id))
 
 
 async def _check(user_id: str, task_id: int, match: list[int] | None) -> TaskRead:
-    """Return the task as it is. Raises `Problem` 404, and 412 where it is not as expected."""
+    """Return the current task. Raise `Problem` 404, or 412 if its revision does not match."""
     task = await _get(user_id, task_id)
     if match is not None and task["rev"] not in match:
         raise _mismatch(task)
@@ -320,26 +317,26 @@ async def _change(
         current = await _check(user_id, task_id, match)
         if "tags" not in names and members.items() <= current.items():
             break
-        # Else it was made, or changed by another, after the statement: once more, and for good.
-    return current  # which is what it shall be
+        # Otherwise it may have been created or changed since the statement: try once more.
+    return current  # already as requested
 
 
 async def _as_written(user_id: str, task: queries.Written) -> TaskRead:
-    """Return a task whose tags are those of its revision. Raises `Problem` 404 if it is gone."""
+    """Return the task with the tags of its revision. Raise `Problem` 404 if it is gone."""
     if task.pop("is_stale", False):
         return await _get(user_id, task["id"])
     return task
 
 
 def _repeated(row: queries.Repeated, digest: bytes | None) -> TaskRead:
-    """Return what was created under a key before."""
+    """Return the task that was created earlier under the same key."""
     if row["digest"] != digest:
         raise Problem("idempotency_key_reused")
     return found(queries.task_of(row) if row["id"] is not None else None)
 
 
 def _values(members: dict[str, Any]) -> dict[str, Any]:
-    """Give a statement the tags by what they are compared by; of two spellings the first counts."""
+    """Replace tags by their names and comparison keys; of two spellings the first counts."""
     names = {folded(name): name for name in reversed(members.pop("tags", []))}
     return members | {"tag_keys": list(names), "tag_names": list(names.values())}
 
@@ -347,7 +344,7 @@ def _values(members: dict[str, Any]) -> dict[str, Any]:
 async def _relink(
     statement: Statement[TaskRead], user_id: str, task_id: int, tag_id: int
 ) -> TaskRead:
-    for _ in range(2):  # because what the first has not found may have been made meanwhile
+    for _ in range(2):  # what the first attempt did not find may exist now
         if changed := await statement.first(owner=user_id, task_id=task_id, tag_id=tag_id):
             return changed
         task = await _get(user_id, task_id)
