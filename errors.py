@@ -145,7 +145,7 @@ def from_database(error: Exception) -> Exception:
             return DatabaseError(f"{type(error).__name__}, SQLSTATE {state}")
 
 
-def respond(scope: Scope, problem: Problem) -> Response:
+async def respond(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
     """Render a problem; nothing else does."""
     body: dict[str, Any] = {
         "type": "about:blank",
@@ -163,7 +163,8 @@ def respond(scope: Scope, problem: Problem) -> Response:
         headers["WWW-Authenticate"] = 'Bearer error="invalid_token"' if bad else "Bearer"
     elif problem.status_code == HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
-    return Response(to_json(body), problem.status_code, headers, "application/problem+json")
+    response = Response(to_json(body), problem.status_code, headers, "application/problem+json")
+    await response(scope, receive, send)
 
 
 def _title(status: int) -> str:
@@ -189,7 +190,7 @@ class Errors:
         except (Exception, asyncio.CancelledError) as error:
             if scope["type"] != "http" or "status" in scope:  # too late for another response
                 raise
-            await respond(scope, _problem(scope, error))(scope, receive, send)
+            await respond(_problem(scope, error), scope, receive, send)
 
 
 def _problem(scope: Scope, error: BaseException) -> Problem:

@@ -41,13 +41,25 @@ people, `code` is stable and meant for programs, `request_id` finds the request 
 """
 
 EXPOSED_HEADERS = [
-    *("ETag", "Location", "Link", "Retry-After", "RateLimit", "RateLimit-Policy"),
+    "ETag",
+    "Location",
+    "Link",
+    "Retry-After",
+    "RateLimit",
+    "RateLimit-Policy",
     "Idempotency-Replayed",
-    *("WWW-Authenticate", "X-Request-ID"),
+    "WWW-Authenticate",
+    "X-Request-ID",
 ]
-
-
-TOKEN_FLOW = OAuthFlowPassword(tokenUrl="/api/v1/auth/token")
+ALLOWED_HEADERS = [
+    "Authorization",
+    "Content-Type",
+    "X-Request-ID",
+    "If-Match",
+    "If-None-Match",
+    "Idempotency-Key",
+    "Last-Event-ID",
+]
 
 
 class Service(FastAPI):
@@ -75,7 +87,7 @@ class Service(FastAPI):
         document = super().openapi()
         schemes = document["components"]["securitySchemes"]
         schemes["Password"] = OAuth2(
-            flows=OAuthFlows(password=TOKEN_FLOW),
+            flows=OAuthFlows(password=OAuthFlowPassword(tokenUrl="/api/v1/auth/token")),
             description="The username is your email. Leave the client fields empty.",
         ).model_dump(mode="json", by_alias=True, exclude_none=True)
         for path in document["paths"].values():
@@ -155,10 +167,7 @@ def create_app(configured: settings.Settings) -> FastAPI:
                 allow_origins=configured.cors_origins,
                 allow_credentials=True,
                 allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-                allow_headers=[
-                    *("Authorization", "Content-Type", "X-Request-ID", "If-Match"),
-                    *("If-None-Match", "Idempotency-Key", "Last-Event-ID"),
-                ],
+                allow_headers=ALLOWED_HEADERS,
                 expose_headers=EXPOSED_HEADERS,
             ),
             Middleware(errors.Errors),

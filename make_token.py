@@ -18,6 +18,8 @@ def main() -> None:
     user_id = arguments.parse_args().user_id
     if not 0 < len(user_id) <= security.MAX_USER_ID_LENGTH:
         arguments.error("a user id has 1 to 255 characters")
+    if user_id.startswith((security.LOCAL, security.FOREIGN)):
+        arguments.error(f"{security.LOCAL} and {security.FOREIGN} begin the ids of other users")
     configured = settings.load()
     try:
         with db.locate(configured) as database:

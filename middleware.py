@@ -101,7 +101,7 @@ def _loses_its_body(scope: Scope, given: dict[bytes, bytes]) -> bool:
 async def _refuse_upgrade(scope: Scope, receive: Receive, send: Send) -> None:
     # Close the connection, or the body would be read as the next request.
     problem = errors.Problem("upgrade_refused", headers={"Connection": "close"})
-    await errors.respond(scope, problem)(scope, receive, send)
+    await errors.respond(problem, scope, receive, send)
 
 
 def _canonical_path(scope: Scope) -> None:
@@ -164,5 +164,4 @@ class CORS(CORSMiddleware):
 
 class _RefusedPreflight(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = errors.respond(scope, errors.Problem("origin_not_allowed"))
-        await response(scope, receive, send)
+        await errors.respond(errors.Problem("origin_not_allowed"), scope, receive, send)

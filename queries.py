@@ -90,12 +90,9 @@ _NO_TAGS: ColumnElement[Any] = literal_column("'[]'::json")
 
 def _as_json(tags: FromClause) -> Label[Any]:
     """Let the database render tags as the JSON of a response, sorted by name."""
-    members = [
-        part
-        for name in TagRead.__annotations__
-        for part in (literal_column(f"'{name}'"), tags.c[name])
-    ]
-    objects = select(func.json_build_object(*members)).order_by(tags.c.name_key)
+    columns = [tags.c[name] for name in TagRead.__annotations__]
+    tag = select(*columns).order_by(tags.c.name_key).subquery("tag")
+    objects = select(func.row_to_json(literal_column(tag.name))).select_from(tag)
     # This is [] if there are none, and faster than an aggregate.
     return func.array_to_json(func.array(objects.scalar_subquery())).label("tags")
 

@@ -22,9 +22,22 @@ STARTUP_FAILURE = 3
 """The exit code by which a uvicorn worker tells its parent not to restart it."""
 
 _LIBPQ_PARAMETERS = {
-    *("host", "port", "user", "password", "dbname", "options", "application_name"),
-    *("sslmode", "sslcert", "sslkey", "sslrootcert", "sslnegotiation", "target_session_attrs"),
-    *("sslcrl", "ssl_min_protocol_version", "ssl_max_protocol_version"),
+    "host",
+    "port",
+    "user",
+    "password",
+    "dbname",
+    "options",
+    "application_name",
+    "target_session_attrs",
+    "sslmode",
+    "sslcert",
+    "sslkey",
+    "sslrootcert",
+    "sslcrl",
+    "sslnegotiation",
+    "ssl_min_protocol_version",
+    "ssl_max_protocol_version",
 }
 _SSL_MODES = {
     mode: mode for mode in ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")

@@ -20,13 +20,6 @@ NOT_FOUND = answers("tag_not_found")
 TAKEN = answers("tag_exists")
 
 
-def found(tag: TagRead | None) -> TagRead:
-    """Return the tag. Raise the same `Problem` 404 if it is missing or another user's."""
-    if tag is None:
-        raise Problem("tag_not_found")
-    return tag
-
-
 @router.get("")
 async def list_tags(user_id: UserId) -> list[TagRead]:
     """List your tags, sorted by name."""
@@ -48,7 +41,7 @@ async def patch_tag(tag_id: TagId, tag: TagPatch, user_id: UserId) -> TagRead:
             statement = queries.update_tag(frozenset(values))
             if changed := await statement.first(owner=user_id, tag_id=tag_id, **values):
                 return changed
-        current = found(await queries.GET_TAG.first(owner=user_id, tag_id=tag_id))
+        current = await _get(user_id, tag_id)
     return current  # already as requested
 
 
@@ -57,6 +50,14 @@ async def delete_tag(tag_id: TagId, user_id: UserId) -> None:
     """Delete a tag. Tasks that had it are kept."""
     if await queries.DELETE_TAG.first(owner=user_id, tag_id=tag_id) is None:
         raise Problem("tag_not_found")
+
+
+async def _get(user_id: str, tag_id: int) -> TagRead:
+    """Return the tag. Raise the same `Problem` 404 if it is missing or another user's."""
+    tag = await queries.GET_TAG.first(owner=user_id, tag_id=tag_id)
+    if tag is None:
+        raise Problem("tag_not_found")
+    return tag
 
 
 def _values(tag: TagCreate | TagPatch) -> dict[str, Any]:

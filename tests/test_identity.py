@@ -273,7 +273,7 @@ def test_the_claims_that_may_name_the_user_can_be_chosen() -> None:
         verifier.claims(token(sub="bob"))
 
 
-@pytest.mark.parametrize("user_id", ["", "x" * 256])
+@pytest.mark.parametrize("user_id", ["", "x" * 256, "local_x", "jwks_x"])
 def test_no_token_is_made_for_an_impossible_id(
     monkeypatch: pytest.MonkeyPatch, user_id: str
 ) -> None:
