@@ -16,7 +16,7 @@ import orjson
 from alembic import command
 from alembic.config import Config
 from alembic.util.exc import CommandError
-from sqlalchemy import ClauseElement, Connection
+from sqlalchemy import ClauseElement, Connection, inspect
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -358,14 +358,14 @@ async def connect(settings: Settings, url: str) -> AsyncIterator[None]:
     """
     global _pool  # noqa: PLW0603  (one pool per worker)
     try:
-        if settings.migrate_on_start:
-            await run_sync(settings, url, upgrade)
+        await run_sync(settings, url, upgrade if settings.migrate_on_start else _check_migrated)
         pool = _Pool(url, settings)
         await pool.open()
     except (*_FAILURES, SQLAlchemyError, CommandError, ValueError) as error:
         cause = getattr(error, "orig", None) or error
         reason = str(cause).partition("\n")[0].rpartition(">: ")[2] or type(cause).__name__
-        where = urlsplit(url).hostname or "a socket"
+        parts = urlsplit(url)
+        where = f"{parts.hostname}:{parts.port or 5432}" if parts.hostname else "a socket"
         line = f"cannot use the database at {where}: {reason}; see DATABASE_URL"
         raise errors.CannotStart(line) from error
     before, _pool = _pool, pool
@@ -391,6 +391,12 @@ def upgrade(connection: Connection) -> None:
     config = Config(toml_file=PROJECT / "pyproject.toml")
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+
+
+def _check_migrated(connection: Connection) -> None:
+    if not inspect(connection).has_table("alembic_version"):
+        line = "MIGRATE_ON_START: is false, and nobody has run `uv run alembic upgrade head`"
+        raise errors.CannotStart(line)
 
 
 async def run_sync(settings: Settings, url: str, function: Callable[[Connection], None]) -> None:

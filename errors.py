@@ -20,13 +20,13 @@ logger = logging.getLogger("todo.errors")
 CODES: dict[str, tuple[int, str]] = {
     "not_authenticated": (401, "Sign in first: send Authorization: Bearer <JWT>."),
     "invalid_token": (401, "This token is not valid here. Sign in again."),
-    "token_expired": (401, "This token has expired. Sign in again."),
+    "token_expired": (401, "This token has expired. Refresh it, or sign in again."),
     "token_revoked": (401, "This token was logged out. Sign in again."),
     "invalid_credentials": (401, "Email or password is wrong."),
     "refresh_token_missing": (401, "You are signed out. Sign in again."),
     "refresh_token_invalid": (401, "This session has ended. Sign in again."),
     "wrong_password": (403, "The current password is wrong."),
-    "wrong_user": (403, "The user id in the path is not the one in your token."),
+    "wrong_user": (403, "The user id in the path is not your token's; /api/tasks needs none."),
     "origin_not_allowed": (403, "This origin, method or header is not allowed; see CORS_ORIGINS."),
     "not_found": (404, "There is nothing at this path. See /docs for what there is."),
     "task_not_found": (404, "No such task."),
@@ -63,11 +63,12 @@ _PLAIN_WORDS = {
     "string_type": "must be text",
     "string_too_short": "needs {min_length} or more characters",
     "string_too_long": "takes at most {max_length} characters",
-    "string_pattern_mismatch": "must match {pattern}",
+    "string_pattern_mismatch": "must look like #22aa66",  # only colors have a pattern
     "too_long": "takes at most {max_length} of them",
     "list_type": "must be a list",
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
+    "int_parsing": "must be a number",
     "int_parsing_size": "has too many digits",
     "enum": "must be {expected}",
     "literal_error": "must be {expected}",
@@ -228,11 +229,16 @@ def _invalid(error: RequestValidationError) -> Problem:
     return Problem("validation_error", f"{place}: {errors[0]['detail']}", errors=errors)
 
 
-def _invalid_member(item: Mapping[str, Any]) -> dict[str, str]:
-    """Return what is wrong and where, never the value: it may be a password."""
+def plainly(item: Mapping[str, Any]) -> str:
+    """Return what pydantic found wrong in plain words, never the value: it may be a password."""
     words = _PLAIN_WORDS.get(item["type"])
-    detail = words.format_map(item.get("ctx", {})) if words else item["msg"]
-    detail = detail.removeprefix("Value error, ")
+    detail: str = words.format_map(item.get("ctx", {})) if words else item["msg"]
+    return detail.removeprefix("Value error, ")
+
+
+def _invalid_member(item: Mapping[str, Any]) -> dict[str, str]:
+    """Return what is wrong, and where."""
+    detail = plainly(item)
     place, *path = item["loc"]
     if place == "body":
         return {"detail": detail, "pointer": json_pointer(path)}

@@ -77,7 +77,9 @@ def configure(settings: Settings) -> None:
             },
             "root": {"level": settings.log_level.upper(), "handlers": ["stdout"]},
             "loggers": {
-                "uvicorn": {"handlers": [], "propagate": True},
+                # uvicorn has set levels of its own by now.
+                "uvicorn": {"handlers": [], "propagate": True, "level": "NOTSET"},
+                "uvicorn.error": {"level": "NOTSET"},
                 # `Envelope` logs requests.
                 "uvicorn.access": {"handlers": [], "propagate": False},
                 "alembic": {"level": "WARNING"},

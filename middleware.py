@@ -1,5 +1,6 @@
 """What wraps every request: its id, timing, log line and response headers."""
 
+import logging
 import random
 import re
 import time
@@ -10,10 +11,12 @@ from typing import Any
 from starlette._utils import get_route_path
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import errors
+from dependencies.events import log_event
 
 _SANE_REQUEST_ID = re.compile(rb"[\w.:/+=-]{1,128}", re.ASCII)
 _USERS_TASKS = re.compile(r"/api/(?P<user_id>.+)/tasks(?P<rest>/.*)?", re.DOTALL)
@@ -164,4 +167,7 @@ class CORS(CORSMiddleware):
 
 class _RefusedPreflight(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope)
+        origin = request.headers["origin"]
+        log_event(request, "origin_not_allowed", logging.WARNING, origin=origin)
         await errors.respond(errors.Problem("origin_not_allowed"), scope, receive, send)

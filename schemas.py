@@ -205,7 +205,7 @@ class _Strict(BaseModel):
 
 
 class _Body(_Strict):
-    """PUT accepts what GET returns: read-only members are ignored, unknown ones refused."""
+    """PUT accepts what GET returns: read-only fields are ignored, unknown ones refused."""
 
     @model_validator(mode="before")
     @classmethod
@@ -216,7 +216,7 @@ class _Body(_Strict):
 
 
 class TaskPatch(_Body):
-    """Any subset of a task's members: omitted ones keep their value, null clears them."""
+    """Any fields of a task: omitted ones keep their value."""
 
     title: Title | MISSING = Field(MISSING, examples=["Buy oat milk"])
     description: Description | MISSING | None = Field(MISSING, examples=["Two litres."])
@@ -227,7 +227,7 @@ class TaskPatch(_Body):
 
 
 class TaskUpdate(TaskPatch):
-    """A whole task, or its title and the members to change."""
+    """A whole task, or its title and the fields to change."""
 
     title: Title = Field(examples=["Buy oat milk"])
 
@@ -250,7 +250,7 @@ class Completion(_Body):
 
 
 class TagPatch(_Body):
-    """Any subset of a tag's members: omitted ones keep their value, null clears them."""
+    """Any fields of a tag: omitted ones keep their value, null clears the color."""
 
     name: TagName | MISSING = Field(MISSING, examples=["home"])
     color: Color | MISSING | None = Field(MISSING, examples=["#22aa66"])
@@ -315,7 +315,7 @@ class PasswordChange(_Strict):
     new_password: NewPassword = Field(examples=["staple the battery again"])
 
 
-class Farewell(_Strict):
+class AccountDeletion(_Strict):
     """The password, if the account has one."""
 
     password: Password = Field(examples=["correct horse battery"])
@@ -407,7 +407,7 @@ class EventsFilter(_Query):
 class BulkFilter(_Query):
     """The query of a bulk change; the status is required."""
 
-    status: Status = Field(description="Which of your tasks to change or delete.")
+    status: Status = Field(description="Which of your tasks are meant.")
 
 
 class Health(TypedDict):

@@ -17,6 +17,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from errors import plainly
+
 PROJECT = Path(__file__).parent
 STARTUP_FAILURE = 3
 """The exit code by which a uvicorn worker tells its parent not to restart it."""
@@ -39,6 +41,7 @@ _LIBPQ_PARAMETERS = {
     "ssl_min_protocol_version",
     "ssl_max_protocol_version",
 }
+_ADVICE = "make one with: openssl rand -base64 32"
 _SSL_MODES = {
     mode: mode for mode in ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 } | {"true": "require", "1": "require"}
@@ -104,6 +107,12 @@ def _limit(value: str) -> str:
     return value
 
 
+def _storage(url: str) -> str:
+    if not re.match(r"async\+(memory://$|(rediss?|redis\+(unix|cluster|sentinel))://)", url):
+        raise ValueError("must look like async+redis://host:6379")
+    return url
+
+
 def _http_url(url: str) -> str:
     try:
         parts = urlsplit(url)
@@ -153,10 +162,8 @@ class Settings(BaseSettings):
     rate_limit: RateLimit | None = "600/minute"
     auth_rate_limit: RateLimit | None = "10/minute"
     refresh_rate_limit: RateLimit | None = "30/minute"
-    rate_limit_storage: str = Field(
-        default="async+memory://",
-        pattern=r"^async\+(memory://$|(rediss?|redis\+(unix|cluster|sentinel))://)",
-        repr=False,
+    rate_limit_storage: Annotated[str, AfterValidator(_storage)] = Field(
+        default="async+memory://", repr=False
     )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = (
         "info"
@@ -190,7 +197,7 @@ class Settings(BaseSettings):
     @classmethod
     def _long_enough(cls, secret: str | None) -> str | None:
         if secret is not None and len(secret.encode()) < 32:
-            raise ValueError("needs at least 32 bytes; make one with: openssl rand -base64 32")
+            raise ValueError("needs at least 32 bytes; " + _ADVICE)
         return secret
 
     @field_validator("cors_origins")
@@ -207,7 +214,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _what_goes_together(self) -> Self:
         if self.database_url and not self.better_auth_secret:
-            raise ValueError("BETTER_AUTH_SECRET: is required with DATABASE_URL")
+            raise ValueError("BETTER_AUTH_SECRET: is required with DATABASE_URL; " + _ADVICE)
         if (
             self.jwks_url
             and not self.better_auth_url
@@ -229,5 +236,5 @@ def load() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = "".join(f"{part}".upper() + ": " for part in first["loc"][:1])
-        print(name + first["msg"].removeprefix("Value error, "), file=sys.stderr)
+        print(name + plainly(first), file=sys.stderr)
         sys.exit(STARTUP_FAILURE)

@@ -48,7 +48,7 @@ async def check_origin(request: Request) -> None:
         return
     own = origin.partition("://")[2] == request.headers.get("host")
     if not own and origin not in request.app.state.settings.cors_origins:
-        log_event(request, "origin_not_allowed", logging.WARNING)
+        log_event(request, "origin_not_allowed", logging.WARNING, origin=origin)
         raise Problem("origin_not_allowed")
 
 

@@ -79,7 +79,8 @@ def _bearer_token(request: Request) -> str:
         raise Problem("not_authenticated")
     scheme, _, token = headers[0].partition(b" ")
     if len(headers) > 1 or scheme.lower() != b"bearer" or not 0 < len(token) <= MAX_TOKEN_BYTES:
-        raise InvalidToken("not one header with one bearer token")
+        reason = InvalidToken("not one header with one bearer token")
+        raise Problem("invalid_token", "Send one header: Authorization: Bearer <JWT>.") from reason
     return token.decode("latin-1")
 
 

@@ -25,8 +25,8 @@ def reads_header(name: str, description: str, example: str) -> Callable[[Functio
             "name": name,
             "in": "header",
             "description": description,
-            "schema": {"type": "string"},
-            "example": example,
+            # Not the parameter's own `example`, which Swagger UI would send.
+            "schema": {"type": "string", "examples": [example]},
         }
         return function
 

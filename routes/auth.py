@@ -8,8 +8,8 @@ import queries
 from dependencies import CurrentUser, MyAccounts, Route, SignInLimit, UserId, check_origin
 from errors import BODY, Problem, answers
 from schemas import (
+    AccountDeletion,
     Credentials,
-    Farewell,
     LogoutQuery,
     PasswordChange,
     PasswordGrant,
@@ -100,7 +100,7 @@ async def delete_me(
     accounts: MyAccounts,
     _: SignInLimit,
     request: Request,
-    farewell: Farewell | None = None,
+    proof: AccountDeletion | None = None,
 ) -> None:
     """Delete your account and all your data. Its tokens stop working at once."""
-    await accounts.delete(request.scope["user_id"], farewell.password if farewell else None)
+    await accounts.delete(request.scope["user_id"], proof.password if proof else None)

@@ -34,7 +34,7 @@ async def create_tag(tag: TagCreate, user_id: UserId) -> TagRead:
 
 @router.patch("/{tag_id}", responses=NOT_FOUND | TAKEN | BODY)
 async def patch_tag(tag_id: TagId, tag: TagPatch, user_id: UserId) -> TagRead:
-    """Change the name or color of a tag. Omitted members keep their value, null clears them."""
+    """Change the name or color of a tag. Omitted fields keep their value; null clears `color`."""
     values = _values(tag)
     for _ in range(2):  # the tag may have been created after the first attempt
         if values:

@@ -179,7 +179,7 @@ async def create_task(
 async def update_task(
     task_id: TaskId, task: TaskUpdate, user_id: UserId, match: IfMatch, response: Response
 ) -> TaskRead:
-    """Update a task. Omitted members keep their value, null clears them."""
+    """Update a task. Omitted fields keep their value; null clears `description` and `due_date`."""
     return _with_etag(await _change(user_id, task_id, match, task), response)
 
 
@@ -187,7 +187,7 @@ async def update_task(
 async def patch_task(
     task_id: TaskId, task: TaskPatch, user_id: UserId, match: IfMatch, response: Response
 ) -> TaskRead:
-    """Change some members of a task. Omitted members keep their value, null clears them."""
+    """Change some fields of a task. Omitted fields keep their value, as in `PUT`."""
     return _with_etag(await _change(user_id, task_id, match, task), response)
 
 
@@ -216,14 +216,14 @@ async def remove_tag(
 async def complete_tasks(
     change: Completion, user_id: UserId, query: Annotated[BulkFilter, Query()]
 ) -> Updated:
-    """Mark many tasks done or not done in one call: `status=pending` for "mark all done"."""
+    """Mark many tasks done or not done. For "mark all done", send `status=pending` and true."""
     statement = queries.complete_tasks(query.status)
     return await statement.one(owner=user_id, completed=change.completed)
 
 
 @router.delete("")
 async def delete_tasks(user_id: UserId, query: Annotated[BulkFilter, Query()]) -> Deleted:
-    """Delete many tasks in one call: `status=completed` for "clear completed"."""
+    """Delete many tasks. For "clear completed", send `status=completed`."""
     return await queries.delete_tasks(query.status).one(owner=user_id)
 
 

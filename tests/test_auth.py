@@ -809,14 +809,24 @@ async def other_worker(configured: Settings) -> AsyncIterator[Person]:
         )
 
 
+async def when_refused(person: Person, answer: dict[str, Any]) -> httpx.Response:
+    """Ask until a token is refused; a busy machine gets more than the second that it may take."""
+    assert revocations.INTERVAL_SECONDS < 1
+    for _ in range(60):
+        response = await person.get("/api/tasks", headers=bearer(answer))
+        if not response.is_success:
+            break
+        await asyncio.sleep(0.05)
+    return response
+
+
 async def test_other_workers_refuse_within_a_second(browser: Person, other_worker: Person) -> None:
     answer = await sign_up(browser, name=None)
     assert (await other_worker.get("/api/tasks", headers=bearer(answer))).status_code == 200
 
     await browser.post(f"{AUTH}/logout")
-    await asyncio.sleep(1)
 
-    dead = await other_worker.get("/api/tasks", headers=bearer(answer))
+    dead = await when_refused(other_worker, answer)
     assert await code(dead) == (401, "token_revoked")
 
 
@@ -837,9 +847,8 @@ async def test_a_revocation_that_commits_late_is_seen(
 
     await transaction.commit()
     await connection.close()
-    await asyncio.sleep(1)
 
-    dead = await browser.get("/api/tasks", headers=bearer(answer))
+    dead = await when_refused(browser, answer)
     assert await code(dead) == (401, "token_revoked")
 
 

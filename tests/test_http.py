@@ -1,6 +1,7 @@
 """What surrounds every answer: CORS, security headers, request ids, pages, health."""
 
 import re
+from collections.abc import Callable
 
 import httpx
 import pytest
@@ -44,10 +45,13 @@ async def test_an_allowed_origin_may_do_everything(client: Person) -> None:
 @pytest.mark.parametrize(
     "wish", [{"origin": "https://evil.example"}, {"origin": "null"}, {"headers": "x-other"}]
 )
-async def test_a_foreign_origin_or_header_is_refused(client: Person, wish: dict[str, str]) -> None:
+async def test_a_foreign_origin_or_header_is_refused(
+    client: Person, log_lines: Callable[[], str], wish: dict[str, str]
+) -> None:
     answer = await preflight(client, **wish)
 
     assert answer["status"] == "403"
+    assert f'"origin":"{wish.get("origin", ORIGIN)}"' in log_lines()
     assert "access-control-allow-origin" not in answer
 
 

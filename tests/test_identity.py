@@ -184,6 +184,7 @@ async def test_two_headers_are_refused(client: Person, valid_token: str) -> None
     response = await client.get("/api/tasks", headers=headers)
 
     assert response.json()["code"] == "invalid_token"
+    assert response.json()["detail"] == "Send one header: Authorization: Bearer <JWT>."
 
 
 @pytest.mark.parametrize("path", ["?access_token={}", "?token={}", "?authorization=Bearer%20{}"])

@@ -156,10 +156,15 @@ def test_uvicorn_writes_in_the_same_format(
     try:
         logs.configure(configured.model_copy(update={"log_format": log_format}))
         logging.getLogger("uvicorn.error").info("started")
+        logs.configure(configured.model_copy(update={"log_level": "error"}))
+        logging.getLogger("uvicorn").warning("too little")
+        logging.getLogger("uvicorn.error").warning("too little")
     finally:
+        logs.configure(configured)
         logging.getLogger().handlers[:] = before
 
     printed = capsys.readouterr().out
     assert "started" in printed
+    assert "too little" not in printed
     assert printed.startswith("{") == (log_format == "json")
     assert not logging.getLogger("uvicorn.access").hasHandlers()

@@ -246,9 +246,13 @@ async def test_extensions_that_are_refused_end_the_start_with_one_line(empty: Se
 async def test_tables_are_left_alone_where_the_setting_says_so(empty: Settings) -> None:
     settings = empty.model_copy(update={"migrate_on_start": False})
 
-    async with db.connect(settings, str(empty.database_url)):
-        pass
+    with pytest.raises(errors.CannotStart, match="MIGRATE_ON_START: is false"):
+        async with db.connect(settings, str(empty.database_url)):
+            pass
 
     connection = await asyncpg.connect(str(empty.database_url))
     assert await connection.fetchval("SELECT to_regclass('tasks')") is None
     await connection.close()
+    for ready in (empty, settings):
+        async with db.connect(ready, str(empty.database_url)):
+            assert await queries.LIST_TAGS.all(owner="ada") == []
