@@ -122,7 +122,9 @@ class Statement(Generic[Row]):
 
 
 def _fetch(steps: list[Step], deadline: float) -> Fetching:
-    return _current_pool().fetch(steps, deadline)
+    pool = _current_pool()
+    fetch = pool.fetch if deadline <= DEADLINE_SECONDS else pool.fetch_slowly
+    return fetch(steps, deadline)
 
 
 def _current_pool() -> "_Pool":
@@ -216,20 +218,21 @@ class _Pool:
         self._free: list[tuple[float, _Connection]] = []  # most recently used last
         self._closing: set[asyncio.Task[None]] = set()
         self._ping: asyncio.Task[list[asyncpg.Record]] | None = None
+        self._slow_turns = asyncio.Semaphore(max(1, self._size // 2))
 
     async def open(self) -> None:
         """Open a first connection, to find out early whether that is possible."""
-        self._give(await self._connect(DEADLINE_SECONDS))
+        self._give(await self._connect())
 
     async def fetch(self, steps: list[Step], deadline: float) -> "list[asyncpg.Record]":
         """Run a statement, or several in one transaction, on a free connection.
 
-        The deadline, in seconds, applies to each: waiting for a turn, connecting, and running.
+        The deadline, in seconds, is for running it; a turn and a connection have the usual one.
         """
-        await self._enter(deadline)
+        await self._enter(DEADLINE_SECONDS)
         try:
             try:
-                connection = self._take() or await self._connect(deadline)
+                connection = self._take() or await self._connect()
             except asyncpg.PostgresError as error:
                 raise ConnectionError(error.sqlstate) from error  # refused, whatever the reason
             try:
@@ -244,6 +247,15 @@ class _Pool:
             return records
         finally:
             self._leave()
+
+    async def fetch_slowly(self, steps: list[Step], deadline: float) -> "list[asyncpg.Record]":
+        """Do the same for what may take long, on at most half of the connections."""
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await self._slow_turns.acquire()
+        try:
+            return await self.fetch(steps, deadline)
+        finally:
+            self._slow_turns.release()
 
     async def _enter(self, deadline: float) -> None:
         """Wait for a turn, first come, first served. A semaphore and a timeout cost 10 us more."""
@@ -291,9 +303,9 @@ class _Pool:
                 self._discard(connection)
         return None
 
-    async def _connect(self, deadline: float) -> "_Connection":
+    async def _connect(self) -> "_Connection":
         connection = await asyncpg.connect(
-            self._url, timeout=deadline, connection_class=_Connection, **self._options
+            self._url, timeout=DEADLINE_SECONDS, connection_class=_Connection, **self._options
         )
         # JSON goes into the response unparsed. asyncpg knows this type without a query.
         await connection.set_type_codec(
@@ -318,7 +330,7 @@ class _Pool:
 
 
 def _run(connection: "_Connection", steps: list[Step], deadline: float) -> Fetching:
-    """Run all steps within the deadline, in seconds; return the rows of the last one."""
+    """Run all steps, the last one within the deadline, in seconds, and return its rows."""
     if len(steps) > 1:
         return _run_together(connection, steps, deadline)
     sql, values = steps[0]
@@ -328,11 +340,15 @@ def _run(connection: "_Connection", steps: list[Step], deadline: float) -> Fetch
 async def _run_together(
     connection: "_Connection", steps: list[Step], deadline: float
 ) -> "list[asyncpg.Record]":
-    async with asyncio.timeout(deadline):
+    *first, (sql, values) = steps
+    # A lock is waited for as long as anything else, whatever its statement may take after that.
+    async with asyncio.timeout(DEADLINE_SECONDS) as patience:
         await connection.execute("BEGIN")
         try:
-            for sql, values in steps:
-                records = await connection.fetch(sql, *values)
+            for sql_before, values_before in first:
+                await connection.fetch(sql_before, *values_before)
+            patience.reschedule(asyncio.get_running_loop().time() + deadline)
+            records = await connection.fetch(sql, *values)
         except asyncpg.PostgresError:
             await connection.execute("ROLLBACK")
             raise

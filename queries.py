@@ -60,6 +60,7 @@ from models import (
 )
 from schemas import (
     MAX_ID,
+    MAX_TAGS,
     Deleted,
     Sort,
     Status,
@@ -327,21 +328,29 @@ def _tagged(write: Insert | Update) -> Select[Any]:
     task = write.returning(*_task(_NO_TAGS.label("tags"))).cte("task")
     wanted = func.unnest(_TAG_NAMES, _TAG_KEYS).table_valued("name", "name_key", name="wanted")
     wanted = wanted.render_derived()
-    tags = (
+    is_written = exists(select(task.c.id))  # evaluated first: it waits for the owner's lock
+    found = (
+        select(*_TAG_AND_KEY)
+        .where(col(Tag.user_id) == OWNER, col(Tag.name_key) == any_(_TAG_KEYS), is_written)
+        # A locked row is read as it is now, not as it was when the statement began.
+        .with_for_update(key_share=True)
+        .cte("found")
+    )
+    made = (
         insert(Tag)
         .from_select(
             ["user_id", "name", "name_key"],
             select(OWNER, wanted.c.name, wanted.c.name_key)
-            .where(exists(select(task.c.id)))
+            .where(wanted.c.name_key.not_in(select(found.c.name_key)), is_written)
             # In a fixed order, so that two writes of the same tags wait and do not deadlock.
             .order_by(wanted.c.name_key),
         )
-        # Upsert existing tags too, because a select would use the snapshot from when the
-        # statement began. DO UPDATE, because DO NOTHING would return no row.
+        # Some may be newer than the snapshot. DO UPDATE, because DO NOTHING would return no row.
         .on_conflict_do_update(constraint="tags_name", set_={"name": col(Tag.name)})
         .returning(*_TAG_AND_KEY)
-        .cte("tagged")
+        .cte("made")
     )
+    tags = union_all(select(found), select(made)).cte("tagged")
     linked = (
         insert(Link)
         .from_select(["user_id", "task_id", "tag_id"], select(OWNER, task.c.id, tags.c.id))
@@ -465,6 +474,7 @@ def _differs(table: type[Task | Tag], members: Iterable[str]) -> ColumnElement[b
     return or_(false(), *(table.__table__.c[name].is_distinct_from(new) for name, new in given))  # type: ignore[union-attr]
 
 
+_MAX_TAGS: ColumnElement[int] = literal_column(str(MAX_TAGS))
 _TAG_COUNT = func.cardinality(_TAG_KEYS)
 _OTHER_TAGS = or_(
     *(
@@ -569,7 +579,11 @@ ADD_TAG = _relink(
     insert(Link)
     .from_select(
         ["user_id", "task_id", "tag_id"],
-        select(OWNER, col(Task.id), col(Tag.id)).where(_THIS_ONE, _THIS_TAG),
+        select(OWNER, col(Task.id), col(Tag.id)).where(
+            _THIS_ONE,
+            _THIS_TAG,
+            select(func.count()).where(_LINK_OF_THIS_ONE).scalar_subquery() < _MAX_TAGS,
+        ),
     )
     .on_conflict_do_nothing(),
     union_all(_LINKED, select(TAG_ID)),
@@ -614,7 +628,8 @@ def update_tag(members: frozenset[str]) -> Statement[TagRead]:
     """
     bump = _bump(_target(Tag, col(Tag.id) == TAG_ID, _differs(Tag, members)))
     change = update(Tag).where(_THIS_TAG, exists(select(bump.c.rev))).values(_given(Tag, members))
-    return Statement(change.returning(*_TAG).add_cte(_touched(bump)), TagRead, after=_LOCK_OWNER)
+    tag = change.returning(*_TAG).add_cte(_touched(bump))
+    return Statement(tag, TagRead, after=_LOCK_OWNER, deadline=BULK_SECONDS)
 
 
 _BUMP_FOR_TAG = _bump(_target(Tag, col(Tag.id) == TAG_ID))
@@ -625,6 +640,7 @@ DELETE_TAG = Statement(
     .add_cte(_touched(_BUMP_FOR_TAG)),
     dict[str, int],
     after=_LOCK_OWNER,
+    deadline=BULK_SECONDS,
 )
 
 WATCHED_SECONDS = 300

@@ -28,6 +28,7 @@ from typing_extensions import TypedDict
 from models import Priority
 
 MAX_ID = 2**63 - 1
+MAX_TAGS = 20
 
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 FIRST_MOMENT = datetime.min.replace(tzinfo=UTC)
@@ -138,7 +139,7 @@ class TagRead(TypedDict):
 TagNames = Annotated[
     list[Annotated[TagName, BeforeValidator(_name_of, json_schema_input_type=TagName | TagRead)]],
     Field(
-        max_length=20,
+        max_length=MAX_TAGS,
         description="Names, or tags as returned. Unknown names become new tags.",
         examples=[["home", {"id": 3, "name": "garden", "color": "#22aa66"}]],
     ),

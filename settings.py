@@ -41,6 +41,7 @@ _LIBPQ_PARAMETERS = {
     "ssl_min_protocol_version",
     "ssl_max_protocol_version",
 }
+_LONGEST_WINDOW = 10**9  # seconds
 _ADVICE = "make one with: openssl rand -base64 32"
 _SSL_MODES = {
     mode: mode for mode in ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
@@ -102,7 +103,7 @@ def _limit(value: str) -> str:
         (limit,) = limits.parse_many(value)
     except ValueError:
         limit = None
-    if not limit or not limit.amount:
+    if not limit or not limit.amount or limit.get_expiry() > _LONGEST_WINDOW:
         raise ValueError("must look like 600/minute, or be empty for no limit")
     return value
 
@@ -119,7 +120,7 @@ def _http_url(url: str) -> str:
         fine = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
     except ValueError:
         fine = False
-    if not fine or not url.isprintable() or re.search(r"[\s#@]", url):
+    if not fine or not url.isascii() or not url.isprintable() or re.search(r"[\s#@*]", url):
         raise ValueError("must look like https://app.example.com")
     return url.rstrip("/")
 
@@ -203,13 +204,13 @@ class Settings(BaseSettings):
     @field_validator("cors_origins")
     @classmethod
     def _exact_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in origins:
-            if not re.fullmatch(r"https?://[^/*?#@\s]+/?", origin, re.IGNORECASE):
-                raise ValueError(
-                    f"lists exact origins like https://app.example.com, not {origin!r}; "
-                    "* is refused because credentials are allowed"
-                )
-        return tuple(map(_as_sent, origins))
+        try:
+            return tuple(_origin(_http_url(origin)) for origin in origins)
+        except ValueError as error:
+            raise ValueError(
+                "lists exact origins like https://app.example.com; "
+                "* is refused because credentials are allowed"
+            ) from error
 
     @model_validator(mode="after")
     def _what_goes_together(self) -> Self:

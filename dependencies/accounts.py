@@ -188,7 +188,9 @@ class Accounts:
                 claims = cause.claims
             elif problem.code != "token_revoked":
                 return None
-            return claims if claims.session else None
+            # One that is older than any session ends nothing: it may have leaked long ago.
+            is_recent = claims.expires > time.time() - self._alive["longest"].total_seconds()
+            return claims if claims.session and is_recent else None
         return claims
 
     async def change_password(self, user_id: str, current: str, new: str) -> TokenRead:

@@ -26,6 +26,7 @@ from live import EventStream, read_changes, stream
 from schemas import (
     FIRST_MOMENT,
     LAST_MOMENT,
+    MAX_TAGS,
     BulkFilter,
     ChangesFilter,
     ChangesRead,
@@ -201,7 +202,11 @@ async def delete_task(task_id: TaskId, user_id: UserId, match: IfMatch) -> None:
 @router.put("/{task_id}/tags/{tag_id}", responses=WITH_ETAG | NO_LINK)
 async def add_tag(task_id: TaskId, tag_id: TagId, user_id: UserId, response: Response) -> TaskRead:
     """Add one of your tags to a task. Safe to repeat."""
-    return _with_etag(await _relink(queries.ADD_TAG, user_id, task_id, tag_id), response)
+    task = await _relink(queries.ADD_TAG, user_id, task_id, tag_id)
+    ids = {tag["id"] for tag in orjson.loads(orjson.dumps(task["tags"]))}
+    if tag_id not in ids and len(ids) >= MAX_TAGS:
+        raise bad_parameter("tag_id", f"is not added: a task has at most {MAX_TAGS} tags")
+    return _with_etag(task, response)
 
 
 @router.delete("/{task_id}/tags/{tag_id}", responses=WITH_ETAG | NO_LINK)

@@ -1037,6 +1037,21 @@ async def test_a_token_of_an_ended_session_can_still_end_the_others(browser: Per
     assert await code(dead) == (401, "token_revoked")
 
 
+async def test_an_ancient_token_ends_nothing(browser: Person) -> None:
+    email = new_email()
+    first = await sign_up(browser, email=email, name=None)
+    claims = jwt.decode(first["access_token"], SECRET, ["HS256"])
+    for days, status in ((31, 200), (29, 401)):
+        old = {**claims, "exp": time.time() - days * 24 * 3600}
+        ancient = jwt.encode(old, SECRET, "HS256", headers={"typ": "at+jwt"})
+        browser.cookies.clear()
+        await browser.post(
+            f"{AUTH}/logout?everywhere=true", headers=bearer({"access_token": ancient})
+        )
+        listed = await browser.get("/api/tasks", headers=bearer(first))
+        assert listed.status_code == status
+
+
 async def test_a_foreign_page_cannot_sign_anybody_in(client: Person) -> None:
     """It could make the browser keep a cookie of the attacker's account."""
     for path in ("login", "token", "token/"):

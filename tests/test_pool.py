@@ -154,6 +154,30 @@ async def test_many_who_ask_whether_it_is_ready_watch_one_attempt(client: Person
     assert len(attempts) == 1
 
 
+async def test_many_bulk_changes_leave_connections_to_others(
+    ada: Person, bob: Person, ada_id: str, database: db.Database
+) -> None:
+    await create(ada)
+    blocker = await asyncpg.connect(database.url)
+    transaction = blocker.transaction()
+    await transaction.start()
+    await blocker.execute("SELECT FROM users WHERE id = $1 FOR NO KEY UPDATE", ada_id)
+    calls = [asyncio.create_task(ada.delete("/api/tasks?status=all")) for _ in range(SIZE + 2)]
+    query = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    async with asyncio.timeout(5):
+        while await blocker.fetchval(query) < SIZE // 2:
+            await asyncio.sleep(0.01)
+
+    others = await asyncio.gather(*(bob.get("/api/tasks") for _ in range(SIZE)))
+    waiting = await blocker.fetchval(query)
+    await transaction.commit()
+    await blocker.close()
+
+    assert {answer.status_code for answer in others} == {200}
+    assert waiting == SIZE // 2
+    assert {answer.status_code for answer in await asyncio.gather(*calls)} == {200}
+
+
 async def test_bulk_changes_of_one_user_do_not_deadlock(
     ada: Person, log_lines: Callable[[], str]
 ) -> None:

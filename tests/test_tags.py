@@ -127,6 +127,36 @@ async def test_a_task_has_twenty_tags_at_most(ada: Person) -> None:
     assert len(task["tags"]) == 20
 
 
+async def test_tags_that_are_there_are_not_written_again(
+    ada: Person, ada_id: str, database: db.Database
+) -> None:
+    connection = await asyncpg.connect(database.url)
+    query = "SELECT xmin::text, ctid::text, id FROM tags WHERE user_id = $1"
+    await create(ada, tags=["home"])
+    before = await connection.fetch(query, ada_id)
+
+    task = await create(ada, tags=["home"])
+    await ada.patch(f"/api/tasks/{task['id']}", json={"title": "x", "tags": ["Home"]})
+
+    assert await connection.fetch(query, ada_id) == before
+    await connection.close()
+
+
+async def test_the_twenty_first_tag_is_not_added_either(ada: Person) -> None:
+    task = await create(ada, tags=[f"tag {n}" for n in range(19)])
+    path = f"/api/tasks/{task['id']}"
+    last, more = [(await create_tag(ada, name=name))["id"] for name in ("last", "one more")]
+
+    added = await ada.put(f"{path}/tags/{last}")
+    refused = await ada.put(f"{path}/tags/{more}")
+    again = await ada.put(f"{path}/tags/{last}")
+
+    assert (added.status_code, refused.status_code, again.status_code) == (200, 422, 200)
+    assert refused.json()["errors"][0]["parameter"] == "tag_id"
+    assert again.json() == added.json() == (await ada.get(path)).json()
+    assert (await ada.put(path, json=again.json())).json() == again.json()
+
+
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
 async def test_tags_are_replaced_as_a_whole(ada: Person, method: str) -> None:
     task = await create(ada, tags=["home", "work"])
