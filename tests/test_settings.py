@@ -168,8 +168,8 @@ def test_a_transaction_pooler_is_guessed_and_can_be_said(url: str, pooler: bool)
         ({"RATE_LIMIT": f"10/{'9' * 400} years"}, "RATE_LIMIT: must look like 600/minute"),
         ({"RATE_LIMIT": "0/minute"}, "RATE_LIMIT: must look like 600/minute"),
         ({"AUTH_RATE_LIMIT": "1/minute;5/hour"}, "AUTH_RATE_LIMIT: must look like 600/minute"),
-        ({"RATE_LIMIT_STORAGE": "redis://canary"}, "RATE_LIMIT_STORAGE: "),
-        ({"RATE_LIMIT_STORAGE": "async+memory://canary"}, "RATE_LIMIT_STORAGE: "),
+        ({"RATE_LIMIT_STORAGE": "redis://canary"}, "RATE_LIMIT_STORAGE: must look like"),
+        ({"RATE_LIMIT_STORAGE": "async+memory://canary"}, "RATE_LIMIT_STORAGE: must look like"),
     ],
 )
 def test_a_wrong_setting_ends_the_start_with_one_line_that_names_it(
