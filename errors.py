@@ -313,6 +313,6 @@ BODY = answers("request_timeout", "body_too_large", "unsupported_media_type")
 
 OWNED = answers(
     *("not_authenticated", "invalid_token", "token_expired", "token_revoked"),
-    *("wrong_user", "rate_limited", "validation_error", "internal_error", "unavailable"),
+    *("rate_limited", "validation_error", "internal_error", "unavailable"),
 )
 """Problems of routes about a user's own data."""

@@ -325,7 +325,10 @@ class AccountDeletion(_Strict):
 class LogoutQuery(_Query):
     """Which sessions to end."""
 
-    everywhere: bool = Field(default=False, description="End every session of the user.")
+    everywhere: bool = Field(
+        default=False,
+        description="End every session of the user, and refuse other issuers' earlier tokens.",
+    )
 
 
 Status = Literal["completed", "pending", "all"]

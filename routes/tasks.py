@@ -46,7 +46,7 @@ router = APIRouter(
     prefix="/api/tasks",
     tags=["tasks"],
     route_class=Route,
-    responses=OWNED,
+    responses=OWNED | answers("wrong_user"),
 )
 
 NOT_FOUND = answers("task_not_found")
@@ -57,7 +57,16 @@ ETAG = header("ETag", "The task's revision, quoted.", type="string")
 WITH_ETAG: Answers = {200: {"headers": ETAG}}
 READ = WITH_ETAG | NOT_FOUND | {304: {"description": "The client already has it."}}
 CREATED: Answers = {
-    201: {"headers": header("Location", "The path of the task.", type="string") | ETAG}
+    201: {
+        "headers": header("Location", "The path of the task.", type="string")
+        | ETAG
+        | header(
+            "Idempotency-Replayed",
+            "`true` if an earlier call with this key created the task.",
+            required=False,
+            type="string",
+        )
+    }
 }
 REUSED = answers("task_not_found", "idempotency_key_reused", "validation_error")
 LISTED: Answers = {
