@@ -148,14 +148,7 @@ def from_database(error: Exception) -> Exception:
 
 async def respond(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
     """Render a problem; nothing else does."""
-    body: dict[str, Any] = {
-        "type": "about:blank",
-        "title": _title(problem.status_code),
-        "status": problem.status_code,
-        "detail": problem.detail,
-        "code": problem.code,
-        "request_id": scope["request_id"],
-    }
+    body = _body(problem.code, problem.detail, scope["request_id"])
     if problem.errors:
         body["errors"] = problem.errors
     headers = dict(problem.headers or {})
@@ -166,6 +159,18 @@ async def respond(problem: Problem, scope: Scope, receive: Receive, send: Send) 
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     response = Response(to_json(body), problem.status_code, headers, "application/problem+json")
     await response(scope, receive, send)
+
+
+def _body(code: str, detail: str, request_id: str) -> dict[str, Any]:
+    status, _ = CODES[code]
+    return {
+        "type": "about:blank",
+        "title": _title(status),
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "request_id": request_id,
+    }
 
 
 def _title(status: int) -> str:
@@ -278,32 +283,16 @@ def answers(*codes: str) -> dict[int | str, dict[str, Any]]:
     responses: dict[int | str, dict[str, Any]] = {}
     for code in codes:
         status, sentence = CODES[code]
-        title = _title(status)
-        content = responses.setdefault(
-            status,
-            {
-                "description": title,
-                "content": {
-                    "application/problem+json": {
-                        "schema": {"$ref": "#/components/schemas/Problem"},
-                        "examples": {},
-                    }
-                },
-            },
-        )["content"]
-        if status in _HEADERS:
-            responses[status]["headers"] = _HEADERS[status]
-        content["application/problem+json"]["examples"][code] = {
+        example = _body(code, sentence, "5f0c3a8e9d7b4c61a2e4f6b8c0d2e4f6")
+        if status not in responses:
+            schema = {"$ref": "#/components/schemas/Problem"}
+            content = {"application/problem+json": {"schema": schema, "examples": {}}}
+            responses[status] = {"description": _title(status), "content": content}
+            if status in _HEADERS:
+                responses[status]["headers"] = _HEADERS[status]
+        responses[status]["content"]["application/problem+json"]["examples"][code] = {
             "summary": sentence,
-            "value": {
-                "type": "about:blank",
-                "title": title,
-                "status": status,
-                "detail": sentence,
-                "code": code,
-                "request_id": "5f0c3a8e9d7b4c61a2e4f6b8c0d2e4f6",
-            }
-            | _EXAMPLES.get(code, {}),
+            "value": example | _EXAMPLES.get(code, {}),
         }
     return responses
 
