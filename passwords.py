@@ -30,11 +30,6 @@ _HASHES = PasswordHash(
 Result = TypeVar("Result")
 
 
-def email_key(email: str) -> str:
-    """Return the form by which emails are compared."""
-    return folded(email)
-
-
 class Passwords:
     """Hashes and verifies passwords, in a few threads of lower priority than the event loop."""
 
@@ -50,7 +45,7 @@ class Passwords:
         """Return what is wrong with a new password, or None."""
         if password.casefold() in self._common:
             return "is one of the most common passwords; choose another"
-        if email_key(password) == email_key(email):
+        if folded(password) == folded(email):
             return "must not be your email"
         return None
 

@@ -13,9 +13,9 @@ from dependencies.events import log_event
 from dependencies.identity import read_claims
 from dependencies.rate_limits import address, rate_limits
 from errors import Problem
-from passwords import Passwords, email_key
+from passwords import Passwords
 from revocations import Revocations
-from schemas import Registration, TokenRead, UserRead
+from schemas import Registration, TokenRead, UserRead, folded
 from security import (
     LEEWAY_SECONDS,
     LOCAL,
@@ -72,7 +72,7 @@ class Accounts:
 
     async def sign_up(self, who: Registration) -> UserRead:
         """Create an account. Raise `Problem` 409 if the email already has one, 422, 429, 503."""
-        key = email_key(who.email)
+        key = folded(who.email)
         name = await self._count_account(key)
         self._refuse_weak(who.password, who.email, "password")
         user = await queries.CREATE_ACCOUNT.one(
@@ -87,7 +87,7 @@ class Accounts:
 
     async def sign_in(self, email: str, password: str) -> TokenRead:
         """Start a session. Raise `Problem` 401, 429, 503."""
-        key = email_key(email)
+        key = folded(email)
         name = await self._count_account(key)
         while True:  # retry if the hash is upgraded before the session starts
             account = await queries.FIND_ACCOUNT.first(email_key=key)
