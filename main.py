@@ -16,12 +16,12 @@ import errors
 import logs
 import settings
 from dependencies.rate_limits import RateLimits
-from dependencies.route import Routes
 from live import Live
 from middleware import CORS, Envelope
 from passwords import Passwords
 from revocations import Revocations
 from routes import auth, health, pages, tags, tasks
+from routing import Routes
 from schemas import Problem
 from security import Cursors, Issued, Issuer, Verifier
 

@@ -6,7 +6,6 @@ from dependencies.paging import TaskPaging
 from dependencies.parameters import TagId, TaskId
 from dependencies.preconditions import IdempotencyKey, IfMatch, IfNoneMatch, LastEventId
 from dependencies.rate_limits import SignInLimit
-from dependencies.route import Route
 
 __all__ = [
     "CurrentUser",
@@ -15,7 +14,6 @@ __all__ = [
     "IfNoneMatch",
     "LastEventId",
     "MyAccounts",
-    "Route",
     "SignInLimit",
     "TagId",
     "TaskId",

@@ -5,8 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Form, Query, Request
 
 import queries
-from dependencies import CurrentUser, MyAccounts, Route, SignInLimit, UserId, check_origin
+from dependencies import CurrentUser, MyAccounts, SignInLimit, UserId, check_origin
 from errors import BODY, Problem, answers
+from routing import Route
 from schemas import (
     AccountDeletion,
     Credentials,

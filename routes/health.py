@@ -3,8 +3,8 @@
 from fastapi import APIRouter, Request
 
 import db
-from dependencies import Route
 from errors import answers
+from routing import Route
 from schemas import Health
 
 router = APIRouter(prefix="/health", tags=["health"], route_class=Route)

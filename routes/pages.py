@@ -4,7 +4,7 @@ from fastapi import APIRouter
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 
-from dependencies import Route
+from routing import Route
 from settings import PROJECT
 
 STATIC = PROJECT / "static"

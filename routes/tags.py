@@ -5,8 +5,10 @@ from typing import Any
 from fastapi import APIRouter
 
 import queries
-from dependencies import Route, TagId, UserId
+from dependencies import TagId, UserId
 from errors import BODY, OWNED, Problem, answers
+from routing import Route
+from routing import Route
 from schemas import TagCreate, TagPatch, TagRead, folded
 
 router = APIRouter(

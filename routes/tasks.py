@@ -15,7 +15,6 @@ from dependencies import (
     IfMatch,
     IfNoneMatch,
     LastEventId,
-    Route,
     TagId,
     TaskId,
     TaskPaging,
@@ -23,6 +22,7 @@ from dependencies import (
 )
 from errors import BODY, OWNED, Problem, answers, bad_parameter, header
 from live import EventStream, read_changes, stream
+from routing import Route
 from schemas import (
     FIRST_MOMENT,
     LAST_MOMENT,

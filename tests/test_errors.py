@@ -10,9 +10,9 @@ from fastapi import FastAPI
 from starlette.types import Message
 
 import db
-import dependencies.route
 import errors
 import queries
+import routing
 from tests.conftest import ORIGIN, Person
 from tests.test_tasks import list_ids
 
@@ -245,7 +245,7 @@ async def test_ranges_of_files_are_not_served(client: Person, path: str, value: 
 
 
 async def test_a_body_that_does_not_arrive(ada: Person, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dependencies.route, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(routing, "BODY_SECONDS", 0.05)
 
     response = await ada.post("/api/tasks", content=chunks(10, pause=0.02))
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import pytest
 from fastapi import APIRouter, BackgroundTasks, Body, Cookie, Depends, Header, Query
 
-from dependencies import Route
+from routing import Route
 from schemas import Completion, TaskFilter
 
 
