@@ -11,10 +11,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import orjson
+from starlette.requests import Request
 
 from settings import Settings
 
 _requests = logging.getLogger("todo.requests")
+_security = logging.getLogger("todo.security")
 _TEXT = "%(method)s %(route)s %(status)s in %(ms).1f ms, user %(user_id)s, request %(request_id)s"
 
 
@@ -106,3 +108,19 @@ def _write_request(fields: dict[str, Any]) -> None:
         sys.stdout.buffer.flush()
     except (OSError, ValueError):  # closed: that must not fail a request
         pass
+
+
+def log_event(request: Request, event: str, level: int = logging.INFO, **fields: object) -> None:
+    """Log a security event of a request: a sign-in, or a refusal.
+
+    Never pass passwords, tokens or cookies, and emails only as pseudonyms (`security.Issuer.name`).
+    """
+    told = {
+        "event": event,
+        "client": request.client.host if request.client else None,
+        "request_id": request.scope["request_id"],
+        "user_id": request.scope.get("user_id"),
+        **fields,
+    }
+    details = ", ".join(f"{name} %({name})s" for name in told if name != "event")
+    _security.log(level, f"%(event)s: {details}", told)

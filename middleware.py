@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import errors
-from dependencies.events import log_event
+from logs import log_event
 
 _SANE_REQUEST_ID = re.compile(rb"[\w.:/+=-]{1,128}", re.ASCII)
 _USERS_TASKS = re.compile(r"/api/(?P<user_id>.+)/tasks(?P<rest>/.*)?", re.DOTALL)

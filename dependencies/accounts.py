@@ -9,10 +9,10 @@ from typing import Annotated, Any
 from fastapi import Depends, Request, Response
 
 import queries
-from dependencies.events import log_event
 from dependencies.identity import read_claims
 from dependencies.rate_limits import address, rate_limits
 from errors import Problem
+from logs import log_event
 from passwords import Passwords
 from revocations import Revocations
 from schemas import Registration, TokenRead, UserRead, folded

@@ -12,8 +12,8 @@ from limits.aio.strategies import FixedWindowRateLimiter
 from limits.errors import StorageError
 from limits.storage import storage_from_string
 
-from dependencies.events import log_event
 from errors import CannotStart, Problem
+from logs import log_event
 from settings import Settings
 
 logger = logging.getLogger("todo.rate_limits")
