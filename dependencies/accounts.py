@@ -274,7 +274,7 @@ class Accounts:
 
     def _cookie(self) -> dict[str, Any]:
         return {
-            "path": COOKIE_PATH,
+            "path": self._request.scope.get("root_path", "") + COOKIE_PATH,
             "secure": self._settings.cookie_secure,
             "httponly": True,
             "samesite": self._settings.cookie_samesite,

@@ -169,7 +169,7 @@ async def complete_task(
 
 @router.post("", status_code=201, responses=CREATED | REUSED | BODY)
 async def create_task(
-    task: TaskCreate, user_id: UserId, key: IdempotencyKey, response: Response
+    task: TaskCreate, user_id: UserId, key: IdempotencyKey, request: Request, response: Response
 ) -> TaskRead:
     """Create a task. `Location` is its path. With an `Idempotency-Key` it is safe to repeat."""
     values = _values(task.model_dump())
@@ -181,7 +181,8 @@ async def create_task(
             response.headers["Idempotency-Replayed"] = "true"
             break
         # Otherwise the key expired, or was deleted with its user, in the meantime.
-    response.headers["Location"] = f"/api/tasks/{created['id']}"
+    prefix = request.scope.get("root_path", "")
+    response.headers["Location"] = f"{prefix}/api/tasks/{created['id']}"
     return _with_etag(created, response)
 
 

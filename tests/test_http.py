@@ -8,6 +8,7 @@ import pytest
 from fastapi import FastAPI
 
 from tests.conftest import ORIGIN, Person
+from tests.contract import PASSWORD
 
 EXPOSED = [
     *("ETag", "Location", "Link", "Retry-After", "RateLimit", "RateLimit-Policy"),
@@ -167,3 +168,17 @@ async def test_paths_are_found_below_the_prefix_of_a_proxy(
         answer = await client.get("/todo" + path.format(ada_id), headers=headers)
 
     assert answer.status_code == 200
+
+
+async def test_answers_lead_below_the_prefix_of_a_proxy(app: FastAPI, valid_token: str) -> None:
+    transport = httpx.ASGITransport(app, root_path="/todo")
+    headers = {"Authorization": f"Bearer {valid_token}"}
+    who = {"email": "proxied@example.com", "password": PASSWORD}
+    async with httpx.AsyncClient(transport=transport, base_url="https://test/todo") as client:
+        created = await client.post("/api/tasks", json={"title": "x"}, headers=headers)
+        await client.post("/api/v1/auth/register", json=who)
+        await client.post("/api/v1/auth/login", json=who)
+        refreshed = await client.post("/api/v1/auth/refresh")
+
+    assert created.headers["Location"] == f"/todo/api/tasks/{created.json()['id']}"
+    assert refreshed.status_code == 200
