@@ -253,18 +253,17 @@ async def test_a_body_that_does_not_arrive(ada: Person, monkeypatch: pytest.Monk
 
 
 async def test_a_request_that_is_cut_off_by_a_stop_is_told_so(
-    app: FastAPI, valid_token: str, monkeypatch: pytest.MonkeyPatch
+    app: FastAPI, valid_token: str, database: db.Database
 ) -> None:
     said: list[Message] = []
 
-    async def wait(*_: object) -> Message:
+    async def wait() -> Message:
         await asyncio.sleep(60)
         raise AssertionError
 
     async def send(message: Message) -> None:
         said.append(message)
 
-    monkeypatch.setattr(db, "_fetch", wait)
     scope = {
         "type": "http",
         "method": "GET",
@@ -272,10 +271,14 @@ async def test_a_request_that_is_cut_off_by_a_stop_is_told_so(
         "query_string": b"",
         "headers": [(b"authorization", f"Bearer {valid_token}".encode())],
     }
-    request = asyncio.create_task(app(scope, wait, send))
-    await asyncio.sleep(0.05)
-    request.cancel()
-    await request
+    blocker = await asyncpg.connect(database.url)
+    async with blocker.transaction():
+        await blocker.execute("LOCK tasks")
+        request = asyncio.create_task(app(scope, wait, send))
+        await asyncio.sleep(0.05)
+        request.cancel()
+        await request
+    await blocker.close()
 
     assert said[0]["status"] == 503
     assert b"unavailable" in said[1]["body"]

@@ -1,6 +1,5 @@
 """Bad input gets a 4xx with a sentence that helps, never a 500; nothing is half written."""
 
-import json
 from typing import Any
 
 import pytest
@@ -300,18 +299,16 @@ async def test_json_has_more_names_than_one(ada: Person, content_type: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("text", "body"),
+    "body",
     [
-        ("s3cret-canary", {"title": {"s3cret-canary": "s3cret-canary"}}),
-        ("s3cret-canary", {"title": "x", "priority": "s3cret-canary"}),
-        ("s3cret-canary", {"title": "x", "due_date": "s3cret-canary"}),
-        ("s3cret-canary", {"title": "x", "completed": "s3cret-canary"}),
+        {"title": {"canary": "canary"}},
+        {"title": "x", "priority": "canary"},
+        {"title": "x", "due_date": "canary"},
+        {"title": "x", "completed": "canary"},
     ],
 )
-async def test_the_rejected_value_is_never_echoed(ada: Person, text: str, body: Any) -> None:
-    response = await ada.post(
-        "/api/tasks", content=json.dumps(body), headers={"Content-Type": "application/json"}
-    )
+async def test_the_rejected_value_is_never_echoed(ada: Person, body: Any) -> None:
+    response = await ada.post("/api/tasks", json=body)
 
     assert_helpful(response, 422)
-    assert text not in response.text
+    assert "canary" not in response.text

@@ -1038,7 +1038,7 @@ async def test_a_service_ends_though_the_connection_that_listens_ends_with_it(
             await asyncio.sleep(0)
 
 
-async def test_the_signal_that_ends_the_server_ends_the_streams_first() -> None:
+async def test_the_signal_that_ends_the_server_ends_the_streams_too() -> None:
     told: list[str] = []
     before = signal.signal(signal.SIGTERM, lambda *_: told.append("server"))
     try:
