@@ -3,15 +3,15 @@
 const $ = (selector, within = document) => within.querySelector(selector);
 const [signIn, app, add, list] = ["#sign-in", "#app", "#add", "#tasks"].map((id) => $(id));
 
-let token = sessionStorage.getItem("token"); // if pasted: that of an account stays in memory
+let token = sessionStorage.getItem("token"); // only a pasted one: an account's stays in memory
 let owner; // of the account, if one is signed in
 let renewal;
 let tasks = [];
 let queue = Promise.resolve();
 let waiting = 0;
 
-/** Call the API. Returns its answer, or throws its problem: `message` is for a person, `code` for
- * programs, `status` is 0 where no answer came. A token that ended is renewed first, once. */
+/** Call the API. Return its answer, or throw its problem: `message` is for people, `code` for
+ * programs, `status` is 0 if there was no answer. A token that has ended is renewed once. */
 async function api(method, path, body, mayRenew = true) {
   const headers = { Authorization: `Bearer ${token}`, "Content-Type": "application/json" };
   const signal = AbortSignal.timeout(15_000);
@@ -24,7 +24,7 @@ async function api(method, path, body, mayRenew = true) {
     if (ok) return answer;
     problem = { ...problem, ...answer };
   } catch {
-    // No answer, half of one, or one that is not JSON: a proxy's, perhaps.
+    // No answer, half of one, or one that is not JSON, perhaps a proxy's.
   }
   if (owner && mayRenew && ["token_expired", "token_revoked"].includes(problem.code)) {
     await renew();
@@ -40,17 +40,17 @@ async function enter(path, who) {
   token = access_token;
   owner ??= user.id;
   if (owner === user.id) return;
-  location.reload(); // somebody else signed in: nothing of the first one's may go on
+  location.reload(); // somebody else signed in: drop everything of the first user's
   await new Promise(() => {});
 }
 
-/** Renew the access token. Who asks while that is under way gets the same answer. */
+/** Renew the access token. Calls made meanwhile share the answer. */
 function renew() {
   renewal ??= enter("refresh").finally(() => (renewal = undefined));
   return renewal;
 }
 
-/** Do one thing after the other. Where one fails say why, and offer it again if that may help. */
+/** Run deeds one after another. If one fails, say why, and offer to retry if that may help. */
 function attempt(deed) {
   waiting += 1;
   list.ariaBusy = "true";
@@ -69,7 +69,7 @@ function attempt(deed) {
   });
 }
 
-/** Change something, then show what is there: if only that fails, only that is tried again. */
+/** Change something, then reload the list, as a second deed: if it fails, only it is retried. */
 function change(note, ...request) {
   attempt(async () => {
     await api(...request).catch((problem) => {
@@ -87,7 +87,7 @@ function refresh(note = "") {
     const kind = status === "all" ? "" : `${status} `;
     const count = `${tasks.length} ${kind}task${tasks.length === 1 ? "" : "s"}`;
     $("#summary").textContent = `${note} ${count}`.trim();
-    if (waiting === 1) render(); // otherwise it is about to change again
+    if (waiting === 1) render(); // otherwise the list is about to change again
     if (!app.hidden) return;
     for (const form of signIn.querySelectorAll("form")) form.reset();
     show(true);
@@ -98,7 +98,7 @@ function render() {
   const items = tasks.map((task) => fill($(`#task-${task.id}`) ?? createItem(task.id), task));
   const focused = [...list.children].findIndex((item) => item.contains(document.activeElement));
   for (const item of [...list.children]) {
-    // A title being typed is kept, whatever became of its task.
+    // Keep a title that is being typed, even if its task is gone.
     if (!items.includes(item) && !item.matches(".editing")) item.remove();
   }
   items.forEach((item, index) => {
