@@ -35,7 +35,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop them, with all that they hold."""
+    """Drop them, with everything in them."""
     op.drop_table("revocations")
     op.drop_table("sessions")
     op.drop_column("users", "password_hash")

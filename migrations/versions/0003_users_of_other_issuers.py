@@ -1,4 +1,4 @@
-"""Users whom a token of a JWKS names."""
+"""Users named by the tokens of a JWKS."""
 
 from alembic import op
 
@@ -7,12 +7,12 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """Make room for what their ids begin with."""
+    """Make room for the prefix of their ids."""
     op.drop_constraint("users_id", "users")
     op.create_check_constraint("users_id", "users", "char_length(id) BETWEEN 1 AND 260")
 
 
 def downgrade() -> None:
-    """Refuse them again; who has an id of more than 255 characters is in the way."""
+    """Remove the room. This fails while an id has more than 255 characters."""
     op.drop_constraint("users_id", "users")
     op.create_check_constraint("users_id", "users", "char_length(id) BETWEEN 1 AND 255")

@@ -45,7 +45,7 @@ def upgrade() -> None:
     op.create_index("task_tags_by_tag", "task_tags", ["user_id", "tag_id", "task_id"])
     for name, order in ORDERS.items():
         op.create_index(name, "tasks", ["user_id", sa.text(order), "id"])
-    # Both are trusted: whoever may create something in the database may create them.
+    # Both are trusted extensions: any role with CREATE on the database can create them.
     op.execute("CREATE EXTENSION IF NOT EXISTS pg_trgm")
     op.execute("CREATE EXTENSION IF NOT EXISTS btree_gin")
     op.create_index(
@@ -58,7 +58,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop them, with all that they hold; the extensions may be somebody else's by now."""
+    """Drop them, with everything in them, but not the extensions: others may use them by now."""
     op.drop_index("tasks_by_words", "tasks")
     for name in reversed(ORDERS):
         op.drop_index(name, "tasks")

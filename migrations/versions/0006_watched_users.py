@@ -1,4 +1,4 @@
-"""Until when somebody watches a user's tasks."""
+"""Until when event streams watch a user's tasks."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0005"
 
 
 def upgrade() -> None:
-    """Add the moment; so far nobody watches."""
+    """Add the column; nobody is watching yet."""
     op.add_column("users", sa.Column("watched_until", sa.DateTime(timezone=True)))
 
 
