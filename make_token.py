@@ -13,13 +13,13 @@ HOUR = 3600
 
 def main() -> None:
     """Print a token that the service accepts for a day."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("user_id", help="any text of 1 to 255 characters, such as ada")
-    user_id = arguments.parse_args().user_id
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("user_id", help="any text of 1 to 255 characters, such as ada")
+    user_id = parser.parse_args().user_id
     if not 0 < len(user_id) <= security.MAX_USER_ID_LENGTH:
-        arguments.error("a user id has 1 to 255 characters")
+        parser.error("a user id has 1 to 255 characters")
     if user_id.startswith((security.LOCAL, security.FOREIGN)):
-        arguments.error(f"{security.LOCAL} and {security.FOREIGN} begin the ids of other users")
+        parser.error(f"an id must not begin with {security.LOCAL} or {security.FOREIGN}")
     configured = settings.load()
     try:
         with db.locate(configured) as database:
