@@ -30,13 +30,13 @@ TICK_SECONDS = 1.0
 """How often a stream checks that its token is still valid."""
 
 SILENCE_SECONDS = 15.0
-"""After this long without an event, a comment keeps the connection alive and the query is run."""
+"""After this long without an event, send a comment to keep the connection alive, and look again."""
 
 WATCH_SECONDS = queries.WATCHED_SECONDS / 5
 """How often a stream extends the time in which its user's writes cause notifications."""
 
 SLOW_SECONDS = 20.0
-"""How long a client may read nothing before it is disconnected."""
+"""How long a client may stop reading before it is disconnected."""
 
 
 class Live:

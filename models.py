@@ -42,10 +42,10 @@ def due_or_first(due: SQLColumnExpression[datetime | None]) -> ColumnElement[dat
 
 
 class User(SQLModel, table=True):
-    """An owner of tasks. The id is the one in the token, prefixed if a JWKS verified the token.
+    """An owner of tasks. The id is the one in the token, prefixed if a JWKS verified it.
 
-    Only users that signed up here have email and password: the email as it was given, and the key
-    by which emails are compared.
+    Only users who signed up here have a password and an email: as it was given, and as the key by
+    which emails are compared. Until `watched_until`, writes notify the user's event streams.
     """
 
     __tablename__ = "users"

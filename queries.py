@@ -140,7 +140,7 @@ Only for watched owners, because transactions that notify can commit only one at
 
 _KNOWN_REVS = bindparam("known", type_=ARRAY(BigInteger), required=True)
 _OWNERS_ROW = select(_ONE.label("one")).subquery("one").outerjoin(User, col(User.id) == OWNER)
-"""Always one row: a user that has written nothing yet has none of its own."""
+"""Always one row: a user who has written nothing yet has no row."""
 
 _REV = func.coalesce(col(User.rev), literal_column("0"))
 
@@ -224,7 +224,7 @@ _WITH_THE_TEXT = col(Task.title).ilike(_PATTERN) | col(Task.description).ilike(_
 _WITH_THE_LETTERS = func.lower(Task.title).like(func.lower(_PATTERN)) | func.lower(
     Task.description
 ).like(func.lower(_PATTERN))
-"""Written so that the index cannot serve it: for such short text all of it would be read."""
+"""Written so that the index cannot serve it: short text would make it read the whole index."""
 
 _TASKS_WITH_THE_TAGS = (
     select(col(Link.task_id))

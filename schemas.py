@@ -33,7 +33,7 @@ MAX_TAGS = 20
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 FIRST_MOMENT = datetime.min.replace(tzinfo=UTC)
 LAST_MOMENT = datetime.max.replace(tzinfo=UTC)
-"""What the database driver treats as minus and plus infinity."""
+"""The database driver reads these as minus and plus infinity."""
 
 _READ_ONLY = frozenset({"id", "user_id", "created_at", "updated_at", "rev"})
 
@@ -73,7 +73,7 @@ def _utc(moment: datetime) -> datetime:
 
 
 def _name_of(tag: object) -> object:
-    # A tag object, as clients read it, counts by its name.
+    # Of a tag object, as clients read it, only the name counts.
     if isinstance(tag, dict):
         if tag.keys() - TagRead.__annotations__.keys():
             raise ValueError("has a member that tags do not have; /docs lists theirs")
@@ -172,7 +172,7 @@ class ChangesRead(TypedDict):
 
 
 class UserRead(TypedDict):
-    """A user. Email is null for one known only from an external token, name until it is set."""
+    """A user. `email` is null if only an external token names the user, `name` until it is set."""
 
     id: Annotated[str, Field(examples=["u1"])]
     email: Annotated[str | None, Field(examples=[None])]
@@ -332,7 +332,7 @@ class LogoutQuery(_Query):
 
 
 Status = Literal["completed", "pending", "all"]
-"""Which tasks are meant; forms preselect the first, which does the least harm."""
+"""Which tasks are meant. Swagger UI preselects the first: for a bulk call, the safest."""
 
 Sort = Literal[
     "created",

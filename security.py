@@ -23,7 +23,7 @@ _COMPACT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 ISSUER = "todo-api"
 ACCESS_TOKEN_TYPE = "at+jwt"  # noqa: S105  (RFC 9068)
 LOCAL, FOREIGN = "local_", "jwks_"
-"""Prefixes of the ids of users that signed up here, or that are known from a JWKS token.
+"""Prefixes of the ids of users who signed up here, and of users named by a JWKS token.
 
 No other issuer's token signed with the shared secret may carry such an id, so that users of
 different issuers never collide.

@@ -1,4 +1,4 @@
-"""The practical limit in Python: four of the service's operations with nothing in between.
+"""The practical limit in Python: four of the service's operations, and nothing else.
 
 A bare ASGI function, asyncpg and orjson; no framework, no validation, no log. `run.py` measures
 the service against it, so it uses the service's tables, statements and JSON members, and gives its
