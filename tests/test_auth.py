@@ -218,7 +218,7 @@ EMAILS = [
 
 
 @pytest.mark.parametrize("email", [*EMAILS, None, 1, ["x@example.com"], {}])
-async def test_what_is_no_email_is_refused(browser: Person, email: Any) -> None:
+async def test_invalid_emails_are_refused(browser: Person, email: Any) -> None:
     response = await browser.post(f"{AUTH}/register", json={"email": email, "password": PASSWORD})
 
     assert_helpful(response, 422)
@@ -268,7 +268,7 @@ async def test_the_longest_email_is_good(browser: Person) -> None:
     assert_helpful(longer, 422)
 
 
-async def test_the_email_is_no_password(browser: Person) -> None:
+async def test_the_email_is_refused_as_password(browser: Person) -> None:
     email = new_email()
 
     response = await browser.post(
@@ -279,7 +279,7 @@ async def test_the_email_is_no_password(browser: Person) -> None:
 
 
 @pytest.mark.parametrize("body", [rb'"\ud800longenough"', b'"\xff\xfelongenough"'])
-async def test_passwords_that_are_no_text_are_refused(browser: Person, body: bytes) -> None:
+async def test_passwords_that_are_not_text_are_refused(browser: Person, body: bytes) -> None:
     content = b'{"email": "x@example.com", "password": %s}' % body
 
     for path in ("register", "login"):
@@ -324,7 +324,7 @@ async def test_50_registrations_of_one_email_make_one_account(browser: Person) -
     assert sorted(statuses) == [201, *[409] * 49]
 
 
-async def test_bcrypt_hashes_of_an_older_backend_are_made_better(
+async def test_bcrypt_hashes_of_an_older_backend_are_upgraded(
     browser: Person, database: db.Database
 ) -> None:
     email, password = new_email(), "longer than what bcrypt looks at, " * 3
@@ -429,7 +429,7 @@ async def test_sessions_end_by_themselves(
 
 
 @pytest.mark.parametrize(("column", "days"), [("rotated_at", 2), ("created_at", 3)])
-async def test_lifetimes_and_cookies_are_as_they_are_set(
+async def test_lifetimes_and_cookies_follow_the_settings(
     configured: Settings, database: db.Database, column: str, days: int
 ) -> None:
     changes = {
@@ -530,7 +530,7 @@ async def test_logout_revokes_an_external_token_and_no_other(
     assert (await bob.get("/api/tasks")).status_code == 200
 
 
-async def test_logout_of_a_token_for_ever(connect: Connect, ada_id: str) -> None:
+async def test_a_token_without_end_can_be_logged_out(connect: Connect, ada_id: str) -> None:
     ada = connect(token(sub=ada_id, exp=1e200))
 
     assert (await ada.post(f"{AUTH}/logout")).status_code == 204
@@ -747,7 +747,7 @@ async def test_an_external_user_needs_no_password_to_go(ada: Person) -> None:
     assert await code(await ada.get("/api/tasks")) == (401, "token_revoked")
 
 
-async def test_a_user_that_a_late_write_made_again_is_forgotten(
+async def test_a_user_recreated_by_a_late_write_is_cleaned_up(
     app: FastAPI, database: db.Database
 ) -> None:
     connection = await asyncpg.connect(database.url)
@@ -778,7 +778,7 @@ async def test_cookies_from_a_foreign_page_are_refused(
 
 
 @pytest.mark.parametrize("origin", [ORIGIN, "https://test"])
-async def test_cookies_from_pages_that_may_are_taken(browser: Person, origin: str) -> None:
+async def test_cookies_from_allowed_pages_are_accepted(browser: Person, origin: str) -> None:
     await sign_up(browser, name=None)
 
     assert (await browser.post(f"{AUTH}/refresh", headers={"Origin": origin})).status_code == 200
@@ -852,7 +852,7 @@ async def test_a_revocation_that_commits_late_is_seen(
     assert await code(dead) == (401, "token_revoked")
 
 
-async def test_a_list_that_is_too_old_is_no_yes(
+async def test_a_stale_list_of_revocations_refuses_every_call(
     ada: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert (await ada.get("/api/tasks")).status_code == 200
@@ -863,7 +863,7 @@ async def test_a_list_that_is_too_old_is_no_yes(
         assert await code(await ada.get(path)) == (503, "unavailable")
 
 
-async def test_following_survives_whatever_happens(
+async def test_loading_revocations_survives_every_failure(
     app: FastAPI, monkeypatch: pytest.MonkeyPatch, log_lines: Callable[[], str]
 ) -> None:
     monkeypatch.setattr(revocations, "INTERVAL_SECONDS", 0.01)
@@ -916,7 +916,7 @@ async def test_security_events_are_logged_without_secrets(
 
 
 @pytest.mark.parametrize("call", ["password", "delete", "login"])
-async def test_a_password_changed_in_between_is_the_old_one(
+async def test_a_password_that_was_just_changed_is_refused(
     browser: Person, database: db.Database, call: str
 ) -> None:
     email = new_email()
@@ -948,7 +948,7 @@ async def test_a_password_changed_in_between_is_the_old_one(
     assert await sign_in(browser, email=email, password=OTHER)
 
 
-async def test_logging_out_again_goes_as_well(browser: Person) -> None:
+async def test_logout_can_be_repeated(browser: Person) -> None:
     answer = await sign_up(browser, name=None)
     headers = {"Cookie": f"refresh_token={cookie(browser)}", **bearer(answer)}
     browser.cookies.clear()
@@ -970,7 +970,7 @@ async def test_a_very_long_password_is_refused_without_being_normalized(browser:
     assert schemas._nfkc(password) == password != unicodedata.normalize("NFKC", password)  # noqa: SLF001
 
 
-async def test_logout_says_so_when_it_can_end_nothing(
+async def test_logout_is_503_when_it_can_end_nothing(
     browser: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = await sign_up(browser, name=None)
@@ -981,7 +981,7 @@ async def test_logout_says_so_when_it_can_end_nothing(
     assert await code(response) == (503, "unavailable")
 
 
-async def test_a_list_that_was_long_on_its_way_undoes_nothing(
+async def test_a_slow_load_undoes_no_later_revocation(
     app: FastAPI, browser: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = await sign_up(browser, name=None)
@@ -1009,7 +1009,7 @@ async def test_a_list_that_was_long_on_its_way_undoes_nothing(
     assert await code(dead) == (401, "token_revoked")
 
 
-async def test_of_two_cookies_both_sessions_end(browser: Person) -> None:
+async def test_with_two_cookies_both_sessions_end(browser: Person) -> None:
     tokens = []
     for _ in range(2):
         await sign_up(browser, name=None)
@@ -1060,7 +1060,7 @@ async def test_a_foreign_page_cannot_sign_anybody_in(client: Person) -> None:
 
 
 @pytest.mark.parametrize("hashed", ["$2y$12$" + "a" * 53, "{SSHA}x", "", "$argon2id$x"])
-async def test_a_hash_that_nobody_can_read_is_nobodys(
+async def test_a_corrupt_hash_matches_no_password(
     browser: Person, database: db.Database, hashed: str
 ) -> None:
     email = new_email()
@@ -1100,7 +1100,7 @@ async def test_tokens_of_a_deleted_account_make_no_user(
     assert await code(response) == (401, "token_revoked")
 
 
-async def test_of_two_deletions_at_once_none_blames_the_password(
+async def test_the_second_of_two_deletions_does_not_blame_the_password(
     browser: Person, ada: Person, configured: Settings, database: db.Database
 ) -> None:
     answer = await sign_up(browser, name=None)
@@ -1175,7 +1175,7 @@ async def test_logging_out_everywhere_can_be_tried_again(
     assert (await other.post(f"{AUTH}/refresh")).status_code == 401
 
 
-async def test_a_list_that_was_long_on_its_way_forgets_no_later_moment(
+async def test_a_slow_load_keeps_the_later_of_two_moments(
     app: FastAPI, connect: Connect, ada_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def log_out_everywhere() -> None:

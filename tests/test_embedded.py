@@ -611,7 +611,7 @@ def test_a_folder_that_cannot_be_made_is_refused(ordinary: Path) -> None:
     ("name", "reason"),
     [("server.lock", "it does not answer"), ("starting.lock", "another service does not end")],
 )
-def test_it_does_not_wait_for_ever(
+def test_waiting_for_a_lock_has_a_limit(
     name: str, reason: str, used: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch, (home(used) / name).open("ab") as lock:

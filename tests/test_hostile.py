@@ -192,7 +192,7 @@ def assert_helpful(response: Any, *statuses: int) -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
-async def test_bodies(ada: Person, method: str, body: bytes) -> None:
+async def test_broken_bodies_are_refused(ada: Person, method: str, body: bytes) -> None:
     task = await create(ada)
     path = "/api/tasks" if method == "POST" else f"/api/tasks/{task['id']}"
 
@@ -205,7 +205,7 @@ async def test_bodies(ada: Person, method: str, body: bytes) -> None:
 
 
 @pytest.mark.parametrize("members", MEMBERS.values(), ids=MEMBERS)
-async def test_members(ada: Person, members: dict[str, Any]) -> None:
+async def test_members_against_the_rules_are_refused(ada: Person, members: dict[str, Any]) -> None:
     task = await create(ada)
 
     created = await ada.post("/api/tasks", json=members)
@@ -226,13 +226,13 @@ async def test_members(ada: Person, members: dict[str, Any]) -> None:
         ({"title": "x", "due_date": "2026-02-30T00:00:00Z"}, "due_date: is no real date and time"),
     ],
 )
-async def test_sentences_are_for_people(ada: Person, body: Any, detail: str) -> None:
+async def test_errors_are_sentences_for_people(ada: Person, body: Any, detail: str) -> None:
     assert (await ada.post("/api/tasks", json=body)).json()["detail"] == detail
 
 
 @pytest.mark.parametrize("task_id", IDS)
 @pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
-async def test_ids(ada: Person, method: str, task_id: str) -> None:
+async def test_malformed_ids_are_refused(ada: Person, method: str, task_id: str) -> None:
     response = await ada.request(method, f"/api/tasks/{task_id}", json={"title": "x"})
 
     assert_helpful(response, 404, 422)
@@ -255,7 +255,7 @@ async def test_an_id_at_the_edge_is_just_missing(ada: Person) -> None:
 
 
 @pytest.mark.parametrize("query", QUERIES)
-async def test_queries(ada: Person, query: str) -> None:
+async def test_queries_against_the_rules_are_refused(ada: Person, query: str) -> None:
     response = await ada.get(f"/api/tasks?{query}")
 
     assert_helpful(response, 422)
@@ -278,7 +278,7 @@ async def test_queries(ada: Person, query: str) -> None:
         ),
     ],
 )
-async def test_only_json_is_json(ada: Person, content_type: str) -> None:
+async def test_bodies_of_other_media_types_are_refused(ada: Person, content_type: str) -> None:
     response = await ada.post(
         "/api/tasks", content=b'{"title": "x"}', headers={b"Content-Type": content_type.encode()}
     )
@@ -290,7 +290,7 @@ async def test_only_json_is_json(ada: Person, content_type: str) -> None:
     "content_type",
     ["application/json", "APPLICATION/JSON; charset=utf-8", "application/merge-patch+json"],
 )
-async def test_json_has_more_names_than_one(ada: Person, content_type: str) -> None:
+async def test_bodies_of_every_json_media_type_are_read(ada: Person, content_type: str) -> None:
     response = await ada.post(
         "/api/tasks", content=b'{"title": "x"}', headers={"Content-Type": content_type}
     )

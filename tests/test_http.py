@@ -127,7 +127,7 @@ async def test_health(client: Person, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/", "/docs"])
-async def test_monitors_may_use_head(client: Person, path: str) -> None:
+async def test_health_and_pages_answer_head(client: Person, path: str) -> None:
     assert (await client.head(path)).status_code == 200
 
 
@@ -150,7 +150,7 @@ async def test_pages_come_from_here(client: Person, path: str, media_type: str, 
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
-async def test_pages_ask_nobody_else(client: Person, path: str) -> None:
+async def test_pages_load_nothing_from_elsewhere(client: Person, path: str) -> None:
     page = (await client.get(path)).text
 
     assert not re.search(r"(src|href|action)=.(https?:)?//", page)

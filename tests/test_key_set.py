@@ -181,7 +181,7 @@ async def test_users_of_different_issuers_never_meet(
         assert (await call(client, source.token(sub=kept))).json() == []
 
 
-async def test_who_changes_or_deletes_itself_leaves_others_alone(
+async def test_users_change_and_delete_only_themselves(
     client: httpx.AsyncClient, source: Source
 ) -> None:
     theirs, shared = (
@@ -404,7 +404,7 @@ async def test_known_tokens_do_not_wait_for_a_source_that_hangs(
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_an_outage_is_borne_for_a_time_and_then_ends(
+async def test_keys_stay_good_during_an_outage_for_a_limited_time(
     configured: Settings, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(key_set, "CACHE_SECONDS", 0.5)
@@ -444,7 +444,7 @@ UNUSABLE: list[dict[str, Any]] = [
 ]
 
 
-def test_keys_that_are_unusable_are_passed_over() -> None:
+def test_unusable_keys_are_skipped() -> None:
     keys = [{"kid": "bad", **key} for key in UNUSABLE]
     odd: list[Any] = [None, 1, "x", published("EdDSA", kid=None) | {"kid": 5}]
 

@@ -46,7 +46,7 @@ async def test_a_request_is_one_line(
     }
 
 
-async def test_of_a_stranger_and_an_unknown_path_it_tells_what_is_known(
+async def test_a_line_about_a_stranger_or_an_unknown_path_has_what_is_known(
     client: Person, log_lines: Callable[[], str]
 ) -> None:
     await client.get("/api/tasks")

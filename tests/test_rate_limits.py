@@ -160,7 +160,9 @@ async def test_guessing_the_current_password_is_limited_per_account(
 @pytest.mark.parametrize(
     "storage", ["redis://h:99999", "redis://h:abc", "redis+cluster://", "redis+sentinel://"]
 )
-async def test_a_storage_that_cannot_be_is_named(start: Start, storage: str) -> None:
+async def test_an_impossible_storage_ends_the_start_with_one_line(
+    start: Start, storage: str
+) -> None:
     with pytest.raises(CannotStart, match="RATE_LIMIT_STORAGE: must look like"):
         await start(rate_limit_storage=f"async+{storage}")
 
@@ -182,7 +184,7 @@ async def test_refreshes_are_limited(start: Start) -> None:
     assert forged == [401, 401, 429]
 
 
-async def test_what_has_expired_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_expired_windows_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rate_limits, "SWEEP_SECONDS", 0)
     memory = rate_limits.Memory()
     for number in range(100):

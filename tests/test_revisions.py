@@ -71,7 +71,7 @@ async def test_every_write_has_a_revision_of_its_own(ada: Person) -> None:
     assert await revision(ada) == 7
 
 
-async def test_what_changes_no_row_has_none(ada: Person, bob: Person) -> None:
+async def test_a_write_that_changes_nothing_has_no_revision(ada: Person, bob: Person) -> None:
     task = await create(ada, completed=True)
     path = f"/api/tasks/{task['id']}"
     theirs = await create(bob)
@@ -267,7 +267,7 @@ async def test_changes_of_a_tag_are_changes_of_the_tasks_that_carry_it(ada: Pers
     assert (await ada.get(f"/api/tasks/{other['id']}")).json() == other
 
 
-async def test_a_list_that_is_known_is_not_sent(ada: Person, bob: Person) -> None:
+async def test_an_unchanged_list_is_304(ada: Person, bob: Person) -> None:
     await create(ada)
     await create(ada)
     await create(bob)
@@ -295,7 +295,7 @@ async def test_an_empty_list_has_a_revision_too(ada: Person) -> None:
     assert again.status_code == 304
 
 
-async def test_a_task_that_is_known_is_not_sent(ada: Person) -> None:
+async def test_an_unchanged_task_is_304(ada: Person) -> None:
     task = await create(ada)
     path = f"/api/tasks/{task['id']}"
 
@@ -341,7 +341,7 @@ async def test_a_write_that_expects_another_state_is_refused(
 
 
 @pytest.mark.parametrize(("method", "path", "body"), WRITES)
-async def test_a_write_counts_for_a_task_that_is_made_meanwhile_or_does_not_find_it(
+async def test_a_write_finds_a_task_created_meanwhile_or_is_404(
     ada: Person,
     configured: Settings,
     database: db.Database,
@@ -368,7 +368,7 @@ async def test_a_write_counts_for_a_task_that_is_made_meanwhile_or_does_not_find
 
 
 @pytest.mark.parametrize("kind", ["tag", "link"])
-async def test_a_write_counts_for_a_tag_that_is_made_meanwhile(
+async def test_a_write_finds_a_tag_created_meanwhile(
     ada: Person, configured: Settings, database: db.Database, kind: str
 ) -> None:
     (old,) = (task := await create(ada, tags=["old"]))["tags"]
@@ -391,7 +391,7 @@ async def test_a_write_counts_for_a_tag_that_is_made_meanwhile(
         assert tags["new"]["color"] == "#ffffff"
 
 
-async def test_what_is_so_already_is_written_if_it_is_changed_meanwhile(
+async def test_a_value_that_is_changed_meanwhile_is_written_again(
     ada: Person, configured: Settings, database: db.Database
 ) -> None:
     path = f"/api/tasks/{(await create(ada, completed=True))['id']}/complete"
@@ -493,7 +493,7 @@ async def test_keys_are_kept_for_a_day(
     assert again.headers.get("Idempotency-Replayed") == replayed
 
 
-async def test_a_key_that_is_forgotten_meanwhile_is_as_good_as_new(
+async def test_a_key_that_expires_meanwhile_can_be_used_again(
     ada: Person, ada_id: str, app: Any, configured: Settings, database: db.Database
 ) -> None:
     body, headers = {"title": "x"}, {"Idempotency-Key": "k"}
@@ -527,7 +527,7 @@ async def test_what_was_deleted_is_not_created_again(ada: Person) -> None:
 
 
 @pytest.mark.parametrize("key", ["", '""', "x" * 256, "a\tb"])
-async def test_a_key_out_of_rule_is_refused(ada: Person, key: str) -> None:
+async def test_a_malformed_key_is_refused(ada: Person, key: str) -> None:
     response = await ada.post("/api/tasks", json={"title": "x"}, headers={"Idempotency-Key": key})
 
     assert response.json()["errors"][0]["parameter"] == "Idempotency-Key"
@@ -869,7 +869,7 @@ def test_streams_do_not_hold_up_the_shutdown(database: db.Database, project: Any
     assert "Traceback" not in running.printed()
 
 
-async def test_through_a_pooler_it_looks_every_second(
+async def test_through_a_pooler_streams_poll(
     configured: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live, "TICK_SECONDS", 0.05)

@@ -300,7 +300,7 @@ async def _start(app: Callable[..., Any]) -> list[Message]:
     return said
 
 
-async def test_a_known_reason_is_told_without_a_traceback() -> None:
+async def test_a_start_that_fails_for_a_known_reason_has_no_traceback() -> None:
     url = "postgresql://u@127.0.0.1:1/d"
     app = main.create_app(Settings(database_url=url, better_auth_secret=SECRET))
 
@@ -310,7 +310,7 @@ async def test_a_known_reason_is_told_without_a_traceback() -> None:
     assert "\n" not in said["message"]
 
 
-async def test_an_unknown_one_keeps_it(
+async def test_a_start_that_fails_for_an_unknown_reason_has_one(
     configured: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(db, "connect", None)

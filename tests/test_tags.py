@@ -248,7 +248,7 @@ async def test_a_tag_is_added_below_the_users_id_too(ada: Person, ada_id: str) -
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE"])
-async def test_of_task_and_tag_the_missing_one_is_named(ada: Person, method: str) -> None:
+async def test_whether_task_or_tag_is_missing_is_told(ada: Person, method: str) -> None:
     task, tag = await create(ada), await create_tag(ada)
     missing = 2**63 - 1
 
@@ -274,7 +274,7 @@ async def test_the_same_new_tags_at_once_are_made_once(ada: Person) -> None:
     assert all(task["tags"] == tags for task in tasks)
 
 
-async def test_of_changes_at_once_one_is_the_last(ada: Person) -> None:
+async def test_the_last_of_concurrent_changes_wins(ada: Person) -> None:
     """None adds its tags to those of another that it did not see."""
     path = f"/api/tasks/{(await create(ada, tags=['home']))['id']}"
 
