@@ -94,7 +94,7 @@ class Live:
     async def _listen(self) -> None:
         while True:
             await db.listen(self._url, queries.CHANNEL, self._notified, self._wake_all)
-            self._wake_all()  # for notifications that were lost with the connection
+            self._wake_all()  # poll, in case listening fails for long
             await asyncio.sleep(TICK_SECONDS)
 
 

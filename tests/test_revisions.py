@@ -869,11 +869,13 @@ def test_streams_do_not_hold_up_the_shutdown(database: db.Database, project: Any
     assert "Traceback" not in running.printed()
 
 
-async def test_through_a_pooler_streams_poll(
-    configured: Settings, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("pooler", [True, False])
+async def test_streams_poll_while_nobody_can_listen(
+    configured: Settings, monkeypatch: pytest.MonkeyPatch, pooler: bool
 ) -> None:
     monkeypatch.setattr(live, "TICK_SECONDS", 0.05)
-    polled = live.Live(configured.model_copy(update={"database_pooler": True}), "")
+    settings = configured.model_copy(update={"database_pooler": pooler})
+    polled = live.Live(settings, "postgresql://u@127.0.0.1:1/d")
     async with polled.kept_up():
         with polled.waiter("ada") as waiter, polled.waiter("ada"):
             for _ in range(3):
