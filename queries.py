@@ -1,4 +1,8 @@
-"""Every SQL statement, each naming its owner: the one file to audit for isolation."""
+"""Every SQL statement, each naming its owner: the one file to audit for isolation.
+
+In this order: what statements share, revisions, lists, one task, many tasks, tags, changes,
+accounts and sessions, revocations and cleaning up.
+"""
 
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
@@ -73,6 +77,8 @@ from schemas import (
 )
 from security import FOREIGN, LOCAL, SESSION_KEY, USER_KEY
 
+# --- What statements share ---
+
 OWNER = bindparam("owner", type_=Text, required=True)
 TASK_ID = bindparam("task_id", type_=BigInteger, required=True)
 
@@ -129,16 +135,12 @@ _USER = [
 _MEMBERS = tuple(TaskRead.__annotations__)
 _ONE: ColumnElement[int] = literal_column("1")
 
-BULK_SECONDS = 60.0
-"""How long a bulk change may take: 100,000 tasks take half of it on a slow machine."""
 
-CHANNEL = "todo_changes"
-"""The notification channel of new revisions; the payload is the owner's id.
+def task_of(row: TaskRead) -> TaskRead:
+    """Return the task in a row that holds more."""
+    return {name: row[name] for name in _MEMBERS}  # type: ignore[literal-required, return-value]
 
-Only for watched owners, because transactions that notify can commit only one at a time.
-"""
 
-_KNOWN_REVS = bindparam("known", type_=ARRAY(BigInteger), required=True)
 _OWNERS_ROW = select(_ONE.label("one")).subquery("one").outerjoin(User, col(User.id) == OWNER)
 """Always one row: a user who has written nothing yet has no row."""
 
@@ -149,8 +151,32 @@ def _with_status(status: Status) -> list[ColumnElement[bool]]:
     return [] if status == "all" else [col(Task.completed) == (status == "completed")]
 
 
-# Revisions. Every write locks its owner's row first, so that a user's writes run one at a time, and
-# a revision is visible only if every earlier one is.
+def _given(table: type[Task | Tag | User], members: Iterable[str]) -> dict[str, BindParameter[Any]]:
+    """Return parameters for columns of one table, by name; tags are written separately."""
+    columns = table.__table__.c  # type: ignore[union-attr]
+    return {
+        name: bindparam(name, type_=columns[name].type, required=True)
+        for name in members
+        if name != "tags"
+    }
+
+
+def _differs(table: type[Task | Tag], members: Iterable[str]) -> ColumnElement[bool]:
+    """Return whether any value differs: a write that changes nothing is no change."""
+    given = _given(table, members).items()
+    return or_(false(), *(table.__table__.c[name].is_distinct_from(new) for name, new in given))  # type: ignore[union-attr]
+
+
+# --- Revisions ---
+#
+# Every write locks its owner's row first, so that a user's writes run one at a time, and a revision
+# is visible only if every earlier one is.
+
+CHANNEL = "todo_changes"
+"""The notification channel of new revisions; the payload is the owner's id.
+
+Only for watched owners, because transactions that notify can commit only one at a time.
+"""
 
 _MOMENT = func.clock_timestamp().label("moment")
 """When a write got its revision. `now()`, when it began, may precede that of a lower revision."""
@@ -161,7 +187,6 @@ _TELL = case(
         func.pg_notify(literal_column(f"'{CHANNEL}'"), col(User.id)),
     )
 ).label("told")
-
 
 _LOCK_OWNER = Statement(
     select(col(User.id)).where(col(User.id) == OWNER).with_for_update(key_share=True),
@@ -198,6 +223,23 @@ def _bump(target: CTE) -> CTE:
     )
 
 
+def _new_revision(owner: Insert) -> CTE:
+    """Give the owner of something new a revision; create the owner at the first write.
+
+    Foreign keys are checked at the end of the statement, when both rows exist.
+    """
+    return (
+        owner.on_conflict_do_update(index_elements=["id"], set_={"rev": col(User.rev) + _ONE})
+        .returning(col(User.rev), _MOMENT, _TELL)
+        .cte("bump")
+    )
+
+
+_BUMP_OR_CREATE_OWNER = _new_revision(insert(User).values(id=OWNER, rev=_ONE))
+
+
+# --- Lists ---
+
 Search = Literal["none", "letters", "words"]
 """How to search for text: the index serves text with three letters or digits in a row."""
 
@@ -213,6 +255,7 @@ class Shape(NamedTuple):
     continued: bool
 
 
+_KNOWN_REVS = bindparam("known", type_=ARRAY(BigInteger), required=True)
 _PATTERN = bindparam("pattern", type_=Text, required=True)
 _AFTER = bindparam("after", type_=Text, required=True)
 _AFTER_ID = bindparam("after_id", type_=BigInteger, required=True)
@@ -225,6 +268,7 @@ _WITH_THE_LETTERS = func.lower(Task.title).like(func.lower(_PATTERN)) | func.low
     Task.description
 ).like(func.lower(_PATTERN))
 """Written so that the index cannot serve it: short text would make it read the whole index."""
+
 
 _TASKS_WITH_THE_TAGS = (
     select(col(Link.task_id))
@@ -307,17 +351,9 @@ def list_tasks(shape: Shape) -> Statement[Listed]:
     )
 
 
+# --- One task ---
+
 GET_TASK = Statement(select(*_TASK).where(_THIS_ONE), TaskRead)
-
-
-def _given(table: type[Task | Tag | User], members: Iterable[str]) -> dict[str, BindParameter[Any]]:
-    """Return parameters for columns of one table, by name; tags are written separately."""
-    columns = table.__table__.c  # type: ignore[union-attr]
-    return {
-        name: bindparam(name, type_=columns[name].type, required=True)
-        for name in members
-        if name != "tags"
-    }
 
 
 def _tagged(write: Insert | Update) -> Select[Any]:
@@ -340,10 +376,9 @@ def _tagged(write: Insert | Update) -> Select[Any]:
         insert(Tag)
         .from_select(
             ["user_id", "name", "name_key"],
-            select(OWNER, wanted.c.name, wanted.c.name_key)
-            .where(wanted.c.name_key.not_in(select(found.c.name_key)), is_written)
-            # In a fixed order, so that two writes of the same tags wait and do not deadlock.
-            .order_by(wanted.c.name_key),
+            select(OWNER, wanted.c.name, wanted.c.name_key).where(
+                wanted.c.name_key.not_in(select(found.c.name_key)), is_written
+            ),
         )
         # Some may be newer than the snapshot. DO UPDATE, because DO NOTHING would return no row.
         .on_conflict_do_update(constraint="tags_name", set_={"name": col(Tag.name)})
@@ -372,7 +407,6 @@ def _tagged(write: Insert | Update) -> Select[Any]:
     return select(*columns).add_cte(linked, unlinked)
 
 
-_KEY_LIFETIME: ColumnElement[timedelta] = literal_column("interval '1 day'")
 _IDEMPOTENCY_KEY = bindparam("key", type_=Text, required=True)
 _SEQUENCE = func.pg_get_serial_sequence(literal_column("'tasks'"), literal_column("'id'"))
 _FRESH_KEY = (
@@ -387,21 +421,6 @@ _FRESH_KEY = (
     .returning(col(IdempotencyKey.task_id).label("id"))
     .cte("fresh")
 )
-
-
-def _new_revision(owner: Insert) -> CTE:
-    """Give the owner of something new a revision; create the owner at the first write.
-
-    Foreign keys are checked at the end of the statement, when both rows exist.
-    """
-    return (
-        owner.on_conflict_do_update(index_elements=["id"], set_={"rev": col(User.rev) + _ONE})
-        .returning(col(User.rev), _MOMENT, _TELL)
-        .cte("bump")
-    )
-
-
-_BUMP_OR_CREATE_OWNER = _new_revision(insert(User).values(id=OWNER, rev=_ONE))
 _BUMP_OR_CREATE_OWNER_ONCE = _new_revision(
     insert(User).from_select(["id", "rev"], select(OWNER, _ONE).select_from(_FRESH_KEY))
 )
@@ -447,6 +466,7 @@ FIND_REPEATED = Statement(
     Repeated,
 )
 
+
 _FOUND_REVS = bindparam("match", type_=ARRAY(BigInteger), required=True)
 _MATCHES = _FOUND_REVS.is_(None) | (col(Task.rev) == any_(_FOUND_REVS))
 _BUMP_FOR_THIS_ONE = _bump(_target(Task, col(Task.id) == TASK_ID, _MATCHES))
@@ -466,12 +486,6 @@ _IS_STALE = (col(Task.rev) != _REV_BEFORE + _ONE).label("is_stale")
 def _change(bump: CTE, **values: Any) -> Update:  # noqa: ANN401  (of any column)
     """Update this task if it was given a revision."""
     return update(Task).where(_THIS_ONE).values(rev=bump.c.rev, updated_at=bump.c.moment, **values)
-
-
-def _differs(table: type[Task | Tag], members: Iterable[str]) -> ColumnElement[bool]:
-    """Return whether any value differs: a write that changes nothing is no change."""
-    given = _given(table, members).items()
-    return or_(false(), *(table.__table__.c[name].is_distinct_from(new) for name, new in given))  # type: ignore[union-attr]
 
 
 _MAX_TAGS: ColumnElement[int] = literal_column(str(MAX_TAGS))
@@ -536,6 +550,12 @@ DELETE_TASK = Statement(
 )
 
 
+# --- Many tasks ---
+
+BULK_SECONDS = 60.0
+"""How long a bulk change may take: 100,000 tasks take half of it on a slow machine."""
+
+
 @cache
 def complete_tasks(status: Status) -> Statement[Updated]:
     """Set `completed` on the tasks of `owner` that differ, and count them."""
@@ -567,6 +587,9 @@ def delete_tasks(status: Status) -> Statement[Deleted]:
     return Statement(counted.add_cte(buried), Deleted, after=_LOCK_OWNER, deadline=BULK_SECONDS)
 
 
+# --- Tags ---
+
+
 def _relink(link: Insert | Delete, tags: Select[Any] | CompoundSelect[Any]) -> Statement[TaskRead]:
     """Give the task a new revision too, if its tags have changed."""
     changed = link.returning(col(Link.task_id).label("id")).cte("changed")
@@ -593,6 +616,7 @@ REMOVE_TAG = _relink(
     _LINKED.where(col(Link.tag_id) != TAG_ID),
 )
 """Both return no row if there is nothing to do: the task already has the tag, or lacks it."""
+
 
 LIST_TAGS = Statement(
     select(*_TAG).where(col(Tag.user_id) == OWNER).order_by(col(Tag.name_key)), TagRead
@@ -643,6 +667,9 @@ DELETE_TAG = Statement(
     deadline=BULK_SECONDS,
 )
 
+
+# --- Changes, for offline copies and event streams ---
+
 WATCHED_SECONDS = 300
 
 _WATCHED_UNTIL = func.now() + literal_column(f"interval '{WATCHED_SECONDS} seconds'")
@@ -657,11 +684,6 @@ WATCH = Statement(
 
 It waits for writes in progress, as they do for each other, so that none is missed.
 """
-
-
-def task_of(row: TaskRead) -> TaskRead:
-    """Return the task in a row that holds more."""
-    return {name: row[name] for name in _MEMBERS}  # type: ignore[literal-required, return-value]
 
 
 class Change(TaskRead):
@@ -730,8 +752,10 @@ LIST_CHANGES = Statement(
 """Takes `owner` and `since`: about 500 changes at once, but always all of the same write."""
 
 
-# Accounts and sessions. Instead of naming an owner, a lookup by email or session is for callers
-# that prove they know the password or the refresh token.
+# --- Accounts and sessions ---
+#
+# Instead of naming an owner, a lookup by email or session is for callers that prove they know the
+# password or the refresh token.
 
 
 class Account(UserRead):
@@ -744,13 +768,6 @@ class Rotated(UserRead):
     """A session's user, and the counter of its current refresh token."""
 
     counter: int
-
-
-class Revoked(TypedDict):
-    """A revocation; a user's applies only to tokens issued until then."""
-
-    key: str
-    revoked_at: datetime
 
 
 SESSION_ID = bindparam("session", type_=Text, required=True)
@@ -918,6 +935,17 @@ DELETE_ACCOUNT = Statement(
     dict[str, str],
 )
 
+
+# --- Revocations and cleaning up ---
+
+
+class Revoked(TypedDict):
+    """A revocation; a user's applies only to tokens issued until then."""
+
+    key: str
+    revoked_at: datetime
+
+
 REVOKE = Statement(
     _revoke(select(bindparam("key", type_=Text, required=True).label("key"))).returning(
         col(Revocation.key)
@@ -934,6 +962,8 @@ LIST_REVOCATIONS = Statement(
     Revoked,
 )
 
+
+_KEY_LIFETIME: ColumnElement[timedelta] = literal_column("interval '1 day'")
 CLEAN_UP = Statement(
     delete(User)
     # A write in progress while its account was deleted may have recreated the user.
