@@ -70,8 +70,8 @@ def postgres(folder: Path) -> Iterator[Embedded]:
 
     If it ends earlier, for example when killed, it is restarted within a second or two.
 
-    For root it runs as another user; if that user cannot reach `folder`, the data is kept below
-    /var/lib/todo-api instead. Raise `CannotStart`, with one line that says why.
+    If the service runs as root, PostgreSQL runs as another user; if that one cannot reach `folder`,
+    the data is kept below /var/lib/todo-api. Raise `CannotStart`, with one line that says why.
     """
     with ExitStack() as leaving:
         try:
@@ -140,7 +140,7 @@ class _Server:
         """Restart the server if it has ended, but only with its existing data."""
         with self.alone() as lock:
             if not self.data.exists():
-                raise _cannot(f"its data are gone ({self.data}), start the service again")
+                raise _cannot(f"its data is gone ({self.data}); start the service again")
             # One started by hand in the meantime answers without holding the lock.
             if not _claims(lock) or self.pings():
                 return
@@ -152,7 +152,7 @@ class _Server:
         """Keep others from starting or stopping the server; yield its lock file."""
         with _open(self.home / "starting.lock") as alone, _open(self.home / "server.lock") as lock:
             if not any(_claims(alone) for _ in _attempts()):
-                raise _cannot(f"another service does not end to start or stop it ({self.home})")
+                raise _cannot(f"another service takes too long to start or stop it ({self.home})")
             yield lock
 
     def answers(self, lock: IO[bytes]) -> bool:
@@ -228,7 +228,7 @@ class _Server:
             if self.sh(f'"$0" --version | grep -q ") {version}"', folder / "postgres"):
                 return folder
         programs = f"PostgreSQL {version}".strip()
-        raise _cannot(f"{programs} is missing, `uv sync` or your system's packages bring it")
+        raise _cannot(f"{programs} is missing; `uv sync` or your system's packages provide it")
 
     def candidates(self) -> Iterator[Path]:
         spec = importlib.util.find_spec(WHEEL)

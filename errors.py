@@ -64,7 +64,7 @@ _PLAIN_WORDS = {
     "string_too_short": "needs {min_length} or more characters",
     "string_too_long": "takes at most {max_length} characters",
     "string_pattern_mismatch": "must look like #22aa66",  # only colors have a pattern
-    "too_long": "takes at most {max_length} of them",
+    "too_long": "takes at most {max_length} values",
     "list_type": "must be a list",
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
@@ -75,14 +75,14 @@ _PLAIN_WORDS = {
     "model_type": "must be an object",
     "model_attributes_type": "must be an object",
     "dict_type": "must be an object",
-    "datetime_parsing": "is no real date and time",
-    "datetime_from_date_parsing": "is no real date and time",
-    "datetime_object_invalid": "is no real date and time",
+    "datetime_parsing": "is not a real date and time",
+    "datetime_from_date_parsing": "is not a real date and time",
+    "datetime_object_invalid": "is not a real date and time",
     "greater_than_equal": "must be {ge} or more",
     "less_than_equal": "must be {le} or less",
-    "null": "must not be null; send no body at all, or an object",
+    "null": "must not be null; send an object, or no body at all",
 }
-"""Plain replacements for pydantic's messages, which address authors of models."""
+"""Plain replacements for pydantic's messages, which are written for programmers."""
 
 RETRY_AFTER_SECONDS = 1
 MAX_LISTED = 20

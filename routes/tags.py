@@ -8,7 +8,6 @@ import queries
 from dependencies import TagId, UserId
 from errors import BODY, OWNED, Problem, answers
 from routing import Route
-from routing import Route
 from schemas import TagCreate, TagPatch, TagRead, folded
 
 router = APIRouter(
@@ -31,20 +30,23 @@ async def list_tags(user_id: UserId) -> list[TagRead]:
 @router.post("", status_code=201, responses=TAKEN | BODY)
 async def create_tag(tag: TagCreate, user_id: UserId) -> TagRead:
     """Create a tag. Names are unique per user, ignoring case."""
-    return await queries.CREATE_TAG.one(owner=user_id, **_values(tag))
+    return await queries.CREATE_TAG.one(owner=user_id, **_values(tag.model_dump()))
 
 
 @router.patch("/{tag_id}", responses=NOT_FOUND | TAKEN | BODY)
 async def patch_tag(tag_id: TagId, tag: TagPatch, user_id: UserId) -> TagRead:
     """Change the name or color of a tag. Omitted fields keep their value; null clears `color`."""
-    values = _values(tag)
-    for _ in range(2):  # the tag may have been created after the first attempt
-        if values:
-            statement = queries.update_tag(frozenset(values))
-            if changed := await statement.first(owner=user_id, tag_id=tag_id, **values):
-                return changed
+    members = tag.model_dump()
+    if not members:
+        return await _get(user_id, tag_id)
+    values = _values(members)
+    statement = queries.update_tag(frozenset(values))
+    while not (changed := await statement.first(owner=user_id, tag_id=tag_id, **values)):
         current = await _get(user_id, tag_id)
-    return current  # already as requested
+        if members.items() <= current.items():
+            return current  # already as requested
+        # Otherwise it was created or changed after the statement: try again.
+    return changed
 
 
 @router.delete("/{tag_id}", status_code=204, responses=NOT_FOUND)
@@ -62,6 +64,6 @@ async def _get(user_id: str, tag_id: int) -> TagRead:
     return tag
 
 
-def _values(tag: TagCreate | TagPatch) -> dict[str, Any]:
-    values = tag.model_dump()
-    return values | {"name_key": folded(values["name"])} if "name" in values else values
+def _values(members: dict[str, Any]) -> dict[str, Any]:
+    """Add the key by which names are compared."""
+    return members | {"name_key": folded(members["name"])} if "name" in members else members

@@ -340,7 +340,7 @@ def test_a_server_that_was_started_again_by_hand_is_left_alone(
 
 @pytest.mark.parametrize(
     ("lost", "reason"),
-    [("data", "its data are gone"), ("data/global", "could not find the database")],
+    [("data", "its data is gone"), ("data/global", "could not find the database")],
 )
 def test_a_killed_server_that_cannot_start_is_told_of_once_and_tried_again(
     lost: str,
@@ -502,7 +502,7 @@ def install(programs: Path, **scripts: str) -> None:
 
 @pytest.mark.usefixtures("debian")
 def test_without_programs_it_says_how_to_get_them(public: Path) -> None:
-    assert "PostgreSQL is missing, `uv sync`" in refusal(public)
+    assert "PostgreSQL is missing; `uv sync`" in refusal(public)
 
 
 def test_without_the_wheel_it_looks_for_programs_on_the_path_and_then_for_the_newest(
@@ -609,7 +609,7 @@ def test_a_folder_that_cannot_be_made_is_refused(ordinary: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("server.lock", "it does not answer"), ("starting.lock", "another service does not end")],
+    [("server.lock", "it does not answer"), ("starting.lock", "another service takes too long")],
 )
 def test_waiting_for_a_lock_has_a_limit(
     name: str, reason: str, used: Path, monkeypatch: pytest.MonkeyPatch

@@ -222,8 +222,14 @@ async def test_members_against_the_rules_are_refused(ada: Person, members: dict[
     [
         ({"title": "x", "priority": "urgent"}, "priority: must be 'low', 'medium' or 'high'"),
         ([], "body: must be an object"),
-        ({"title": "x", "due_date": "2026-13-01T00:00:00Z"}, "due_date: is no real date and time"),
-        ({"title": "x", "due_date": "2026-02-30T00:00:00Z"}, "due_date: is no real date and time"),
+        (
+            {"title": "x", "due_date": "2026-13-01T00:00:00Z"},
+            "due_date: is not a real date and time",
+        ),
+        (
+            {"title": "x", "due_date": "2026-02-30T00:00:00Z"},
+            "due_date: is not a real date and time",
+        ),
     ],
 )
 async def test_errors_are_sentences_for_people(ada: Person, body: Any, detail: str) -> None:
