@@ -488,7 +488,6 @@ def _change(bump: CTE, **values: Any) -> Update:  # noqa: ANN401  (of any column
     return update(Task).where(_THIS_ONE).values(rev=bump.c.rev, updated_at=bump.c.moment, **values)
 
 
-_MAX_TAGS: ColumnElement[int] = literal_column(str(MAX_TAGS))
 _TAG_COUNT = func.cardinality(_TAG_KEYS)
 _OTHER_TAGS = or_(
     *(
@@ -589,6 +588,8 @@ def delete_tasks(status: Status) -> Statement[Deleted]:
 
 # --- Tags ---
 
+_MAX_TAGS: ColumnElement[int] = literal_column(str(MAX_TAGS))
+
 
 def _relink(link: Insert | Delete, tags: Select[Any] | CompoundSelect[Any]) -> Statement[TaskRead]:
     """Give the task a new revision too, if its tags have changed."""
@@ -615,7 +616,7 @@ REMOVE_TAG = _relink(
     delete(Link).where(_LINK_OF_THIS_ONE, col(Link.tag_id) == TAG_ID),
     _LINKED.where(col(Link.tag_id) != TAG_ID),
 )
-"""Both return no row if there is nothing to do: the task already has the tag, or lacks it."""
+"""Both return no row if nothing would change: the task has the tag (or 20 others), or lacks it."""
 
 
 LIST_TAGS = Statement(
