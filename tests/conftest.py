@@ -220,6 +220,15 @@ def one_connection(
     return db.connect(configured.model_copy(update={"database_pool_size": 1}), database.url)
 
 
+WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+
+
+async def until_waiting(connection: asyncpg.Connection, number: int) -> None:
+    """Return when so many statements wait for a lock."""
+    while await connection.fetchval(WAITING) < number:
+        await asyncio.sleep(0.005)
+
+
 async def in_turn(
     database: db.Database, user_id: str, *calls: Coroutine[Any, Any, httpx.Response]
 ) -> list[httpx.Response]:
@@ -230,9 +239,7 @@ async def in_turn(
         await connection.execute("SELECT FROM users WHERE id = $1 FOR NO KEY UPDATE", user_id)
         for call in calls:
             waiting.append(asyncio.create_task(call))
-            query = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-            while await connection.fetchval(query) < len(waiting):
-                await asyncio.sleep(0.005)
+            await until_waiting(connection, len(waiting))
     await connection.close()
     return await asyncio.gather(*waiting)
 

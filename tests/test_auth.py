@@ -27,7 +27,7 @@ import schemas
 from dependencies.accounts import Accounts
 from routes import auth
 from settings import Settings
-from tests.conftest import ORIGIN, SECRET, Person, one_connection, token
+from tests.conftest import ORIGIN, SECRET, Person, one_connection, token, until_waiting
 from tests.contract import PASSWORD
 from tests.test_hostile import assert_helpful
 from tests.test_tasks import create
@@ -1142,8 +1142,7 @@ async def test_a_session_that_is_being_started_with_the_old_password_ends(
         )
     )
     async with asyncio.timeout(5):
-        while not await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
-            await asyncio.sleep(0.005)
+        await until_waiting(connection, 1)
     await transaction.commit()
     changed = await change
 

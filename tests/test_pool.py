@@ -10,7 +10,7 @@ import pytest
 import db
 import queries
 from settings import Settings
-from tests.conftest import Person
+from tests.conftest import WAITING, Person, until_waiting
 from tests.test_tasks import create
 
 SIZE = 10
@@ -163,13 +163,11 @@ async def test_many_bulk_changes_leave_connections_to_others(
     await transaction.start()
     await blocker.execute("SELECT FROM users WHERE id = $1 FOR NO KEY UPDATE", ada_id)
     calls = [asyncio.create_task(ada.delete("/api/tasks?status=all")) for _ in range(SIZE + 2)]
-    query = "SELECT count(*) FROM pg_locks WHERE NOT granted"
     async with asyncio.timeout(5):
-        while await blocker.fetchval(query) < SIZE // 2:
-            await asyncio.sleep(0.01)
+        await until_waiting(blocker, SIZE // 2)
 
     others = await asyncio.gather(*(bob.get("/api/tasks") for _ in range(SIZE)))
-    waiting = await blocker.fetchval(query)
+    waiting = await blocker.fetchval(WAITING)
     await transaction.commit()
     await blocker.close()
 
