@@ -70,7 +70,6 @@ _PLAIN_WORDS = {
     "bool_parsing": "must be true or false",
     "int_parsing": "must be a number",
     "int_parsing_size": "has too many digits",
-    "enum": "must be {expected}",
     "literal_error": "must be {expected}",
     "model_type": "must be an object",
     "model_attributes_type": "must be an object",

@@ -358,7 +358,7 @@ class TaskFilter(_Query):
     )
     tag: list[TagName] = Field(
         default_factory=list,
-        max_length=20,
+        max_length=MAX_TAGS,
         description="Only tasks with the tag of this name; if repeated, with all of them.",
         examples=[["home"]],
     )

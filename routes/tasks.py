@@ -212,11 +212,7 @@ async def delete_task(task_id: TaskId, user_id: UserId, match: IfMatch) -> None:
 @router.put("/{task_id}/tags/{tag_id}", responses=WITH_ETAG | NO_LINK)
 async def add_tag(task_id: TaskId, tag_id: TagId, user_id: UserId, response: Response) -> TaskRead:
     """Add one of your tags to a task. Safe to repeat."""
-    task = await _relink(queries.ADD_TAG, user_id, task_id, tag_id)
-    ids = {tag["id"] for tag in orjson.loads(orjson.dumps(task["tags"]))}
-    if tag_id not in ids and len(ids) >= MAX_TAGS:
-        raise bad_parameter("tag_id", f"is not added: a task has at most {MAX_TAGS} tags")
-    return _with_etag(task, response)
+    return _with_etag(await _relink(user_id, task_id, tag_id, wanted=True), response)
 
 
 @router.delete("/{task_id}/tags/{tag_id}", responses=WITH_ETAG | NO_LINK)
@@ -224,7 +220,7 @@ async def remove_tag(
     task_id: TaskId, tag_id: TagId, user_id: UserId, response: Response
 ) -> TaskRead:
     """Remove a tag from a task. Safe to repeat."""
-    return _with_etag(await _relink(queries.REMOVE_TAG, user_id, task_id, tag_id), response)
+    return _with_etag(await _relink(user_id, task_id, tag_id, wanted=False), response)
 
 
 @router.patch("", responses=BODY)
@@ -356,13 +352,18 @@ def _values(members: dict[str, Any]) -> dict[str, Any]:
     return members | {"tag_keys": list(names), "tag_names": list(names.values())}
 
 
-async def _relink(
-    statement: Statement[TaskRead], user_id: str, task_id: int, tag_id: int
-) -> TaskRead:
-    for _ in range(2):  # what the first attempt did not find may exist now
+async def _relink(user_id: str, task_id: int, tag_id: int, *, wanted: bool) -> TaskRead:
+    statement = queries.ADD_TAG if wanted else queries.REMOVE_TAG
+    for _ in range(2):
         if changed := await statement.first(owner=user_id, task_id=task_id, tag_id=tag_id):
             return changed
         task = await _get(user_id, task_id)
         if await queries.GET_TAG.first(owner=user_id, tag_id=tag_id) is None:
             raise Problem("tag_not_found")
+        ids = {tag["id"] for tag in orjson.loads(orjson.dumps(task["tags"]))}
+        if (tag_id in ids) == wanted:
+            break  # already as requested
+        if wanted and len(ids) >= MAX_TAGS:
+            raise bad_parameter("tag_id", f"is not added: a task has at most {MAX_TAGS} tags")
+        # Otherwise it may have been created or changed since the statement: try once more.
     return task

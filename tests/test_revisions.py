@@ -391,6 +391,23 @@ async def test_a_write_finds_a_tag_created_meanwhile(
         assert tags["new"]["color"] == "#ffffff"
 
 
+async def test_a_link_that_another_writer_takes_away_each_time_is_given_up(
+    ada: Person, configured: Settings, database: db.Database
+) -> None:
+    task = await create(ada, tags=["home"])
+    path = f"/api/tasks/{task['id']}/tags/{task['tags'][0]['id']}"
+
+    async def take_away_give_and_take_away() -> None:
+        for method, where in [("DELETE", path), ("GET", "/api/tags"), ("PUT", path)]:
+            assert (await ada.request(method, where)).status_code == 200
+        assert (await ada.delete(path)).status_code == 200
+
+    async with one_connection(configured, database):
+        answer, _ = await asyncio.gather(ada.put(path), take_away_give_and_take_away())
+
+    assert (answer.status_code, answer.json()["tags"]) == (200, [])
+
+
 async def test_a_value_that_is_changed_meanwhile_is_written_again(
     ada: Person, configured: Settings, database: db.Database
 ) -> None:
@@ -474,18 +491,23 @@ async def test_keys_are_the_users_own(ada: Person, bob: Person) -> None:
     assert theirs.json()["id"] != mine.json()["id"]
 
 
+async def make_keys_older(database: db.Database, user_id: str, hours: int) -> None:
+    """Let a user's keys have been used so many hours ago."""
+    connection = await asyncpg.connect(database.url)
+    await connection.execute(
+        "UPDATE idempotency_keys SET created_at = now() - $2::interval WHERE user_id = $1",
+        *(user_id, timedelta(hours=hours)),
+    )
+    await connection.close()
+
+
 @pytest.mark.parametrize(("hours", "replayed"), [(23, "true"), (25, None)])
 async def test_keys_are_kept_for_a_day(
     ada: Person, ada_id: str, app: Any, database: db.Database, hours: int, replayed: str | None
 ) -> None:
     body, headers = {"title": "x"}, {"Idempotency-Key": "k"}
     await ada.post("/api/tasks", json=body, headers=headers)
-    connection = await asyncpg.connect(database.url)
-    await connection.execute(
-        "UPDATE idempotency_keys SET created_at = now() - $2::interval WHERE user_id = $1",
-        *(ada_id, timedelta(hours=hours)),
-    )
-    await connection.close()
+    await make_keys_older(database, ada_id, hours)
 
     await app.state.revocations.clean_up()
     again = await ada.post("/api/tasks", json=body, headers=headers)
@@ -498,12 +520,7 @@ async def test_a_key_that_expires_meanwhile_can_be_used_again(
 ) -> None:
     body, headers = {"title": "x"}, {"Idempotency-Key": "k"}
     first = await ada.post("/api/tasks", json=body, headers=headers)
-    connection = await asyncpg.connect(database.url)
-    await connection.execute(
-        "UPDATE idempotency_keys SET created_at = now() - interval '25 hours' WHERE user_id = $1",
-        ada_id,
-    )
-    await connection.close()
+    await make_keys_older(database, ada_id, 25)
 
     async with one_connection(configured, database):
         again, _ = await asyncio.gather(
