@@ -183,7 +183,7 @@ async def start_of(url: str) -> datetime:
     return started
 
 
-@pytest.mark.parametrize("options", [(), ("--workers", "2")])
+@pytest.mark.parametrize("options", [(), ("--workers", "2", "--timeout-worker-healthcheck", "2")])
 def test_a_start_that_fails_says_why_in_one_line(clone: Path, options: tuple[str, ...]) -> None:
     failed = Service(clone, *options, DATABASE_URL="postgresql://u@127.0.0.1:1/d")
 
