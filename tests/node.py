@@ -16,7 +16,7 @@ def install(folder: Path) -> Path:
         assert not os.environ.get(NEEDED), "npm is missing"
         pytest.skip("needs Node and npm")
     if not (folder / "node_modules").exists():
-        options = ["--no-package-lock", "--no-audit", "--no-fund", "--silent"]
+        options = ["--no-package-lock", "--no-audit", "--no-fund", "--silent", "--prefer-offline"]
         done = subprocess.run(
             ["npm", "install", *options],  # noqa: S607  (wherever it is)
             cwd=folder,
