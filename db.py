@@ -1,27 +1,30 @@
-"""Database access: migrations at startup, one pool per worker, statements compiled once."""
+"""Database access: migrations at startup, one pool per worker, statements run on it."""
 
 import asyncio
 import collections
 import contextlib
 import logging
 import math
+import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextvars import ContextVar
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
 import asyncpg
+import asyncpg.prepared_stmt
 import orjson
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
-from sqlalchemy import ClauseElement, Connection, inspect
-from sqlalchemy.dialects.postgresql.asyncpg import dialect
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
-from sqlalchemy.sql.compiler import SQLCompiler
 
 import errors
 from settings import PROJECT, Settings
@@ -30,13 +33,8 @@ Row = TypeVar("Row")
 Step = tuple[str, list[Any]]
 """SQL text and its values."""
 
-Fetching = Coroutine[Any, Any, "list[asyncpg.Record]"]
-
 DEADLINE_SECONDS = 5.0
-"""How long a request waits for a free connection, and again for the result, before it gets a 503.
-
-A connection that must be opened first may take as long again.
-"""
+"""How long a call waits for the database in all before it gets a 503."""
 
 MAX_IDLE_SECONDS = 300.0
 """How long a connection may be idle before it is replaced."""
@@ -52,17 +50,40 @@ _FAILURES = (
 _HARMLESS = {"22", "23", "40", "42"}
 """SQLSTATE classes that blame the statement or its values: the connection stays usable."""
 
+_PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)")
+"""A named parameter such as `:owner`; `::` is a cast."""
+
 logger = logging.getLogger("todo.database")
-_DIALECT = dialect()  # type: ignore[no-untyped-call]
 
 _pool: "_Pool | None" = None
+_began: ContextVar[float | None] = ContextVar("began", default=None)
+
+
+def begin_call() -> None:
+    """Start the clock of a call: all its statements share one deadline."""
+    _began.set(time.monotonic())
+
+
+def end_call() -> None:
+    """Stop the clock: what runs on after the answer has begun is no longer waited for."""
+    _began.set(None)
+
+
+class Limits(NamedTuple):
+    """By when a call's statement must have begun, and by when it must have ended.
+
+    Both are moments of the monotonic clock, which is the event loop's.
+    """
+
+    begin: float
+    end: float
 
 
 class Statement(Generic[Row]):
-    """One SQL statement, written with SQLAlchemy, compiled once, run by asyncpg.
+    """One SQL statement with named parameters, run by asyncpg.
 
-    Each statement is its own transaction: all or nothing, and committed when a method returns.
-    Every call passes values for all of the statement's parameters, by name.
+    It is a transaction of its own, with `after` if there is one: all or nothing, and committed when
+    a method returns. Every call passes values for all of its parameters, by name.
 
     Every method raises `Problem("unavailable")` if the database cannot be reached in time.
     Whether a write took effect is then unknown to the caller, as it is to the client.
@@ -70,30 +91,31 @@ class Statement(Generic[Row]):
 
     def __init__(
         self,
-        statement: ClauseElement,
-        row: type[Row],  # noqa: ARG002  (tells mypy)
+        sql: str,
         *,
         after: "Statement[Any] | None" = None,
         deadline: float | None = None,
     ) -> None:
-        """Compile a statement whose rows are dictionaries of type `row`.
+        """Take the text; rows are dictionaries of the type in brackets: `Statement[TaskRead](...)`.
 
         `after` runs first, in the same transaction, so that this statement's snapshot includes
-        what `after` waited for. `deadline`, in seconds, replaces the default for slow statements.
+        what `after` waited for. `deadline`, in seconds, replaces the default for slow statements;
+        they must begin within the default all the same.
         """
         self.deadline = deadline
         self.steps = (after, self) if after else (self,)
-        compiled = statement.compile(dialect=_DIALECT)
-        assert isinstance(compiled, SQLCompiler)  # noqa: S101  (tells mypy)
-        self.sql = str(compiled)
-        self.names = tuple(compiled.positiontup or ())
+        self.names = tuple(dict.fromkeys(_PARAMETER.findall(sql)))
+        # PostgreSQL's own parameters are numbered.
+        self.sql = _PARAMETER.sub(lambda found: f"${self.names.index(found[1]) + 1}", sql)
 
     async def all(self, **values: Any) -> list[Row]:  # noqa: ANN401  (of any column)
         """Run the statement and return its rows."""
         steps = [(step.sql, [*map(values.__getitem__, step.names)]) for step in self.steps]
+        began = _began.get() or time.monotonic()
+        limits = Limits(began + DEADLINE_SECONDS, began + (self.deadline or DEADLINE_SECONDS))
         for _ in range(ATTEMPTS):
             try:
-                records = await _fetch(steps, self.deadline or DEADLINE_SECONDS)
+                records = await _current_pool().fetch(steps, limits)
             except _FAILURES as error:
                 verdict = errors.from_database(error)
                 # Log only class and SQLSTATE: the message may quote a row.
@@ -121,12 +143,6 @@ class Statement(Generic[Row]):
         return row
 
 
-def _fetch(steps: list[Step], deadline: float) -> Fetching:
-    pool = _current_pool()
-    fetch = pool.fetch if deadline <= DEADLINE_SECONDS else pool.fetch_slowly
-    return fetch(steps, deadline)
-
-
 def _current_pool() -> "_Pool":
     if _pool is None:
         raise errors.Problem("unavailable")
@@ -151,7 +167,7 @@ async def listen(
 ) -> None:
     """Call `begun` once listening, then `heard` with each payload, until the connection fails."""
     try:
-        connection = await asyncpg.connect(url, timeout=DEADLINE_SECONDS, statement_cache_size=0)
+        connection = await asyncpg.connect(url, timeout=DEADLINE_SECONDS, **_UNPREPARED)
         try:
             closed = asyncio.Event()
             connection.add_termination_listener(lambda _: closed.set())
@@ -192,15 +208,40 @@ def locate(settings: Settings) -> Iterator[Database]:
         yield Database(server.url, settings.better_auth_secret or server.secret)
 
 
-class _Connection(asyncpg.Connection):
-    """A connection whose prepared statements have globally unique names.
+class _Connection:
+    """A connection, and the statements that are prepared on it."""
 
-    Behind a transaction pooler that is not configured as such, a name could otherwise refer to
-    another process's statement, and our SELECT run its DELETE.
-    """
+    def __init__(self, connection: asyncpg.Connection, *, is_pooled: bool) -> None:
+        self.asyncpg = connection
+        self._is_pooled = is_pooled
+        self._prepared: dict[str, asyncpg.prepared_stmt.PreparedStatement[asyncpg.Record]] = {}
 
-    def _get_unique_id(self, prefix: str) -> str:
-        return f"todo_{prefix}_{uuid.uuid4().hex}"
+    async def fetch(self, sql: str, values: list[Any], until: float) -> "list[asyncpg.Record]":
+        """Run a statement until a moment of the monotonic clock, and return its rows."""
+        if self._is_pooled:  # what is prepared would not survive the transaction
+            return await self.asyncpg.fetch(sql, *values, timeout=_left(until))
+        prepared = self._prepared.get(sql)
+        if prepared is None:
+            # A name that no other client has. If this is a transaction pooler after all, one of
+            # asyncpg's names might stand for another client's statement, and our SELECT delete.
+            name = f"todo_{uuid.uuid4().hex}"
+            prepared = await self.asyncpg.prepare(sql, name=name, timeout=_left(until))
+            self._prepared[sql] = prepared
+        return await prepared.fetch(*values, timeout=_left(until))
+
+    async def fetch_in_turn(self, steps: list[Step], limits: Limits) -> "list[asyncpg.Record]":
+        """Run statements in one transaction, and return the rows of the last."""
+        *before, last = steps
+        await self.asyncpg.execute("BEGIN", timeout=_left(limits.begin))
+        try:
+            for step in before:
+                await self.fetch(*step, limits.begin)
+            records = await self.fetch(*last, limits.end)
+        except asyncpg.PostgresError:
+            await self.asyncpg.execute("ROLLBACK", timeout=_left(limits.end))
+            raise
+        await self.asyncpg.execute("COMMIT", timeout=_left(limits.end))
+        return records
 
 
 class _Pool:
@@ -211,7 +252,8 @@ class _Pool:
     """
 
     def __init__(self, url: str, settings: Settings) -> None:
-        self._url, self._options = url, _options(settings)
+        self.is_pooled = settings.database_pooler
+        self._url = url
         self._size = settings.database_pool_size
         self._vacant = self._size
         self._waiters: collections.deque[asyncio.Future[None]] = collections.deque()
@@ -222,42 +264,49 @@ class _Pool:
 
     async def open(self) -> None:
         """Open a first connection, to find out early whether that is possible."""
-        self._give(await self._connect())
+        self._give(await self._connect(time.monotonic() + DEADLINE_SECONDS))
 
-    async def fetch(self, steps: list[Step], deadline: float) -> "list[asyncpg.Record]":
+    async def fetch(self, steps: list[Step], limits: Limits) -> "list[asyncpg.Record]":
         """Run a statement, or several in one transaction, on a free connection.
 
-        The deadline, in seconds, is for running it; a turn and a connection have the usual one.
+        Those that may take long have at most half of the connections.
         """
-        await self._enter(DEADLINE_SECONDS)
-        try:
-            try:
-                connection = self._take() or await self._connect()
-            except asyncpg.PostgresError as error:
-                raise ConnectionError(error.sqlstate) from error  # refused, whatever the reason
-            try:
-                records = await _run(connection, steps, deadline)
-            except BaseException as error:
-                if str(getattr(error, "sqlstate", None))[:2] in _HARMLESS:
-                    self._give(connection)
-                else:
-                    self._discard(connection)
-                raise
-            self._give(connection)
-            return records
-        finally:
-            self._leave()
-
-    async def fetch_slowly(self, steps: list[Step], deadline: float) -> "list[asyncpg.Record]":
-        """Do the same for what may take long, on at most half of the connections."""
-        async with asyncio.timeout(DEADLINE_SECONDS):
+        if limits.begin == limits.end:
+            return await self._fetch(steps, limits)
+        async with asyncio.timeout_at(limits.begin):
             await self._slow_turns.acquire()
         try:
-            return await self.fetch(steps, deadline)
+            return await self._fetch(steps, limits)
         finally:
             self._slow_turns.release()
 
-    async def _enter(self, deadline: float) -> None:
+    async def _fetch(self, steps: list[Step], limits: Limits) -> "list[asyncpg.Record]":
+        await self._enter(limits.begin)
+        try:
+            return await self._fetch_now(steps, limits)
+        finally:
+            self._leave()
+
+    async def _fetch_now(self, steps: list[Step], limits: Limits) -> "list[asyncpg.Record]":
+        try:
+            connection = self._take() or await self._connect(limits.begin)
+        except asyncpg.PostgresError as error:
+            raise ConnectionError(error.sqlstate) from error  # refused, whatever the reason
+        try:
+            if len(steps) > 1:
+                records = await connection.fetch_in_turn(steps, limits)
+            else:
+                records = await connection.fetch(*steps[0], limits.end)
+        except BaseException as error:
+            if str(getattr(error, "sqlstate", None))[:2] in _HARMLESS:
+                self._give(connection)
+            else:
+                self._discard(connection)
+            raise
+        self._give(connection)
+        return records
+
+    async def _enter(self, until: float) -> None:
         """Wait for a turn, first come, first served. A semaphore and a timeout cost 10 us more."""
         if self._vacant:
             self._vacant -= 1
@@ -265,7 +314,7 @@ class _Pool:
         loop = asyncio.get_running_loop()
         turn = loop.create_future()
         self._waiters.append(turn)
-        timer = loop.call_later(deadline, _miss, turn)
+        timer = loop.call_later(_left(until), _miss, turn)
         try:
             await turn
         except asyncio.CancelledError:
@@ -287,35 +336,36 @@ class _Pool:
     def ping(self) -> "asyncio.Task[list[asyncpg.Record]]":
         """Return the ping in progress, or start one."""
         if self._ping is None or self._ping.done():
-            self._ping = asyncio.create_task(self.fetch([("SELECT 1", [])], DEADLINE_SECONDS))
+            until = time.monotonic() + DEADLINE_SECONDS
+            self._ping = asyncio.create_task(self.fetch([("SELECT 1", [])], Limits(until, until)))
         return self._ping
 
-    def _give(self, connection: "_Connection") -> None:
+    def _give(self, connection: _Connection) -> None:
         self._free.append((time.monotonic(), connection))
 
-    def _take(self) -> "_Connection | None":
+    def _take(self) -> _Connection | None:
         while self._free:
             since, connection = self._free.pop()
-            if not connection.is_closed():
+            if not connection.asyncpg.is_closed():
                 # A firewall may have dropped a connection that was idle for long.
                 if time.monotonic() - since < MAX_IDLE_SECONDS:
                     return connection
                 self._discard(connection)
         return None
 
-    async def _connect(self) -> "_Connection":
-        connection = await asyncpg.connect(
-            self._url, timeout=DEADLINE_SECONDS, connection_class=_Connection, **self._options
-        )
+    async def _connect(self, until: float) -> _Connection:
+        opened = await asyncpg.connect(self._url, timeout=_left(until), **_UNPREPARED)
+        if self.is_pooled is None:
+            self.is_pooled = await _is_pooled(opened, until)
         # JSON goes into the response unparsed. asyncpg knows this type without a query.
-        await connection.set_type_codec(
+        await opened.set_type_codec(
             "json", schema="pg_catalog", encoder=str, decoder=orjson.Fragment
         )
-        return connection
+        return _Connection(opened, is_pooled=self.is_pooled)
 
-    def _discard(self, connection: "_Connection") -> None:
+    def _discard(self, connection: _Connection) -> None:
         """Close a connection in an unknown state in the background, cancelling its statement."""
-        closing = asyncio.create_task(_close(connection))
+        closing = asyncio.create_task(_close(connection.asyncpg))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
 
@@ -329,31 +379,21 @@ class _Pool:
         await asyncio.gather(*self._closing)
 
 
-def _run(connection: "_Connection", steps: list[Step], deadline: float) -> Fetching:
-    """Run all steps, the last one within the deadline, in seconds, and return its rows."""
-    if len(steps) > 1:
-        return _run_together(connection, steps, deadline)
-    sql, values = steps[0]
-    return connection.fetch(sql, *values, timeout=deadline)
+def _left(until: float) -> float:
+    """Return the seconds left until a moment. Raise `TimeoutError` if there are none."""
+    left = until - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
 
 
-async def _run_together(
-    connection: "_Connection", steps: list[Step], deadline: float
-) -> "list[asyncpg.Record]":
-    *first, (sql, values) = steps
-    # A lock is waited for as long as anything else, whatever its statement may take after that.
-    async with asyncio.timeout(DEADLINE_SECONDS) as patience:
-        await connection.execute("BEGIN")
-        try:
-            for sql_before, values_before in first:
-                await connection.fetch(sql_before, *values_before)
-            patience.reschedule(asyncio.get_running_loop().time() + deadline)
-            records = await connection.fetch(sql, *values)
-        except asyncpg.PostgresError:
-            await connection.execute("ROLLBACK")
-            raise
-        await connection.execute("COMMIT")
-    return records
+async def _is_pooled(connection: asyncpg.Connection, until: float) -> bool:
+    """Return whether a transaction pooler is between us and the server.
+
+    It names a process of its own when a client connects, and each transaction runs in another.
+    """
+    process = await connection.fetchval("SELECT pg_backend_pid()", timeout=_left(until))
+    return bool(process != connection.get_server_pid())
 
 
 def _miss(turn: "asyncio.Future[None]") -> None:
@@ -361,7 +401,7 @@ def _miss(turn: "asyncio.Future[None]") -> None:
         turn.set_exception(TimeoutError())
 
 
-async def _close(connection: "_Connection") -> None:
+async def _close(connection: asyncpg.Connection) -> None:
     with contextlib.suppress(*_FAILURES):  # a failure closes it too
         await connection.close(timeout=DEADLINE_SECONDS)
 
@@ -374,7 +414,7 @@ async def connect(settings: Settings, url: str) -> AsyncIterator[None]:
     """
     global _pool  # noqa: PLW0603  (one pool per worker)
     try:
-        await run_sync(settings, url, upgrade if settings.migrate_on_start else _check_migrated)
+        await run_sync(url, upgrade if settings.migrate_on_start else _check_migrated)
         pool = _Pool(url, settings)
         await pool.open()
     except (*_FAILURES, SQLAlchemyError, CommandError, ValueError) as error:
@@ -392,37 +432,57 @@ async def connect(settings: Settings, url: str) -> AsyncIterator[None]:
         await pool.close()
 
 
-def _options(settings: Settings) -> dict[str, Any]:
-    """Return asyncpg's options for caching prepared statements: how many, for how many seconds.
+_UNPREPARED: dict[str, Any] = {"statement_cache_size": 0}
+"""asyncpg's own cache of statements is off: their names are not safe, see `_Connection`."""
 
-    Behind a transaction pooler they do not survive from one transaction to the next. Elsewhere all
-    are kept forever (0), because asyncpg closes an evicted one without a timeout.
-    """
-    size = 0 if settings.database_pooler else 1000
-    return {"statement_cache_size": size, "max_cached_statement_lifetime": 0}
+
+def is_pooled() -> bool:
+    """Return whether the database is behind a transaction pooler."""
+    return bool(_current_pool().is_pooled)
 
 
 def upgrade(connection: Connection) -> None:
     """Migrate to the newest revision; of several workers at once, the first does it."""
     config = Config(toml_file=PROJECT / "pyproject.toml")
     config.attributes["connection"] = connection
+    _refuse_unknown(config, connection)
     command.upgrade(config, "head")
 
 
 def _check_migrated(connection: Connection) -> None:
-    if not inspect(connection).has_table("alembic_version"):
-        line = "MIGRATE_ON_START: is false, and nobody has run `uv run alembic upgrade head`"
-        raise errors.CannotStart(line)
+    config = Config(toml_file=PROJECT / "pyproject.toml")
+    found = _refuse_unknown(config, connection)
+    wanted = ScriptDirectory.from_config(config).get_current_head()
+    if found != wanted:
+        line = f"MIGRATE_ON_START: is false, and the tables are at revision {found}, not {wanted}"
+        raise errors.CannotStart(f"{line}: run `uv run alembic upgrade head`")
 
 
-async def run_sync(settings: Settings, url: str, function: Callable[[Connection], None]) -> None:
+def _refuse_unknown(config: Config, connection: Connection) -> str | None:
+    """Return the revision of the tables, None if there are none.
+
+    Raise `errors.CannotStart` for one that these migrations do not know, and leave it as it is.
+    """
+    with connection.begin():
+        found = MigrationContext.configure(connection).get_current_revision()
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if found is None or found in known:
+        return found
+    raise errors.CannotStart(
+        f"the tables are at revision {found}, which this version does not know: it is older than "
+        "they are, or they were made before the first release; run the version that made them, or "
+        "use an empty database (if it is the private one, delete .data/)"
+    )
+
+
+async def run_sync(url: str, function: Callable[[Connection], None]) -> None:
     """Call a function with an SQLAlchemy connection, as Alembic needs one."""
     engine = create_async_engine(
         "postgresql+asyncpg://",
         poolclass=NullPool,
         connect_args={
             "async_creator_fn": lambda **_: asyncpg.connect(
-                url, timeout=DEADLINE_SECONDS, **_options(settings)
+                url, timeout=DEADLINE_SECONDS, **_UNPREPARED
             ),
             # Behind a transaction pooler, another client's statement may have the default name.
             "prepared_statement_name_func": lambda: f"migration_{uuid.uuid4().hex}",

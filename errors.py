@@ -51,7 +51,7 @@ CODES: dict[str, tuple[int, str]] = {
 """Code -> status and sentence. Codes are stable: clients rely on them."""
 
 _TAKEN: dict[str | None, str] = {
-    "users_email_key": "email_taken",
+    "emails_pkey": "email_taken",
     "tags_name": "tag_exists",
 }
 """Unique constraints of the database, and the code of a violation."""
@@ -133,7 +133,8 @@ def from_database(error: Exception) -> Exception:
     match state[:2], state:
         # 26000: a transaction pooler switched servers between parsing and running a statement.
         # 23503: a row was deleted between being found and being referenced.
-        case _, "40001" | "40P01" | "26000" | "23503":
+        # 0A000: a migration has changed what a prepared statement returns.
+        case _, "40001" | "40P01" | "26000" | "23503" | "0A000":
             return TryAgain(state)
         case ("08" | "53" | "57" | "58", _) | (_, "25006" | "55P03" | "28000" | "28P01" | "3D000"):
             return Problem("unavailable")

@@ -6,7 +6,6 @@ notification delays a change but loses none.
 
 import asyncio
 import contextlib
-import math
 import signal
 import time
 from collections import defaultdict
@@ -24,7 +23,6 @@ from errors import Problem
 from revocations import Revocations
 from schemas import TaskRead
 from security import Claims
-from settings import Settings
 
 TICK_SECONDS = 1.0
 """How often a stream checks that its token is still valid."""
@@ -42,8 +40,8 @@ SLOW_SECONDS = 20.0
 class Live:
     """A worker's event streams, and its one listening connection."""
 
-    def __init__(self, settings: Settings, url: str) -> None:
-        self._pooled, self._url = settings.database_pooler, url
+    def __init__(self, url: str) -> None:
+        self._url = url
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self.is_closing = False
 
@@ -62,8 +60,8 @@ class Live:
     @contextlib.asynccontextmanager
     async def kept_up(self) -> AsyncIterator[None]:
         """Listen (or poll, behind a transaction pooler) until the block ends."""
-        following = asyncio.create_task(self._poll() if self._pooled else self._listen())
-        with _before_shutdown(self.close):
+        following = asyncio.create_task(self._poll() if db.is_pooled() else self._listen())
+        with _told_to_stop(self.close):
             try:
                 yield
             finally:
@@ -99,24 +97,28 @@ class Live:
 
 
 @contextlib.contextmanager
-def _before_shutdown(function: Callable[[], None]) -> Iterator[None]:
-    """Call a function when the server is told to stop, before it waits for open requests."""
+def _told_to_stop(function: Callable[[], None]) -> Iterator[None]:
+    """Call a function on SIGTERM and SIGINT, before the server's own handlers.
+
+    The server has no event for it: it ends the lifespan only after the last request, and a stream
+    does not end by itself.
+    """
     loop = asyncio.get_running_loop()
-    before: dict[int, Any] = {}
+    servers: dict[int, Any] = {}
 
     def handle(number: int, frame: Any) -> None:  # noqa: ANN401  (as in signal)
         loop.call_soon_threadsafe(function)
-        before[number](number, frame)
+        servers[number](number, frame)
 
     with contextlib.suppress(ValueError):  # only the main thread can handle signals
         for number in (signal.SIGTERM, signal.SIGINT):
             if callable(handler := signal.getsignal(number)):
-                before[number] = handler
+                servers[number] = handler
                 signal.signal(number, handle)
     try:
         yield
     finally:
-        for caught, handler in before.items():
+        for caught, handler in servers.items():
             signal.signal(caught, handler)
 
 
@@ -174,6 +176,22 @@ class EventStream(EventSourceResponse):
             await super().stream_response(send_in_time)
 
 
+class _Timer:
+    """Tells when it is time to do something again."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.restart()
+
+    def restart(self) -> None:
+        """Wait the whole time from now on."""
+        self._until = time.monotonic() + self._seconds
+
+    def is_up(self) -> bool:
+        """Return whether the time is over."""
+        return time.monotonic() >= self._until
+
+
 async def stream(
     live: Live, revocations: Revocations, claims: Claims, rev: int
 ) -> AsyncIterator[bytes]:
@@ -188,32 +206,32 @@ async def stream(
             return not live.is_closing and not claims.have_expired()
         return False
 
+    look, comment, watch = _Timer(SILENCE_SECONDS), _Timer(SILENCE_SECONDS), _Timer(WATCH_SECONDS)
     with live.waiter(claims.user_id) as waiter:
         yield _event("ready", {"rev": rev}, rev)
-        looked = told = watched = time.monotonic()
         waiter.set()
         while is_good():
-            now = time.monotonic()
-            if waiter.is_set() or now - looked > SILENCE_SECONDS:
+            if waiter.is_set() or look.is_up():
                 waiter.clear()
-                looked = now
                 try:
-                    if now - watched > WATCH_SECONDS:
+                    if watch.is_up():
                         await queries.WATCH.one(owner=claims.user_id)
-                        watched = now
+                        watch.restart()
                     page = await read_changes(claims.user_id, rev)
                 except Problem:  # the database is unavailable: try again at the next tick
-                    looked = -math.inf
+                    waiter.set()
+                    await asyncio.sleep(TICK_SECONDS)
                 else:
+                    look.restart()
                     for event in _written(page):
                         yield event
-                        told = now
+                        comment.restart()
                     rev = page.rev
                     if page.more:
                         waiter.set()
-            if now - told > SILENCE_SECONDS:
+            if comment.is_up():
                 yield KEEPALIVE_COMMENT
-                told = now
+                comment.restart()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK_SECONDS):
                     await waiter.wait()

@@ -136,7 +136,7 @@ def create_app(configured: settings.Settings) -> FastAPI:
             )
             async with db.connect(configured, database.url):
                 app.state.revocations = Revocations(configured)
-                app.state.live = Live(configured, database.url)
+                app.state.live = Live(database.url)
                 async with (
                     app.state.revocations.kept_up(),
                     _published_keys(app, configured),

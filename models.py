@@ -1,4 +1,9 @@
-"""The tables. They check lengths and choices too, so that no other writer can break the rules."""
+"""The tables. They check lengths and choices themselves, whoever writes to them.
+
+Every key and index of a user's data begins with the user, so that one statement reads one user's
+rows and the tables can be distributed by user. Two cannot: `emails`, which say whose an email is,
+and `revocations`, which every worker reads as a whole.
+"""
 
 from datetime import datetime
 from typing import Literal
@@ -6,57 +11,36 @@ from typing import Literal
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
-    ColumnElement,
     ForeignKeyConstraint,
     Identity,
     Index,
     LargeBinary,
-    SQLColumnExpression,
     Text,
     UniqueConstraint,
+    false,
     func,
-    literal_column,
-    text,
 )
 from sqlmodel import Field, SQLModel
 
 Priority = Literal["low", "medium", "high"]
 
 
-# Sort keys are defined once, because an index only serves the very expression it was built on.
-
-
-def rank(priority: SQLColumnExpression[str]) -> ColumnElement[int]:
-    """Return the rank of a priority, from low to high."""
-    return func.array_position(literal_column("ARRAY['low', 'medium', 'high']"), priority)
-
-
-def due_or_last(due: SQLColumnExpression[datetime | None]) -> ColumnElement[datetime]:
-    """Return the due date; tasks without one come last."""
-    return func.coalesce(due, literal_column("'infinity'::timestamptz"))
-
-
-def due_or_first(due: SQLColumnExpression[datetime | None]) -> ColumnElement[datetime]:
-    """Return the due date; tasks without one come first, which is last in descending order."""
-    return func.coalesce(due, literal_column("'-infinity'::timestamptz"))
-
-
 class User(SQLModel, table=True):
     """An owner of tasks. The id is the one in the token, prefixed if a JWKS verified it.
 
-    Only users who signed up here have a password and an email: as it was given, and as the key by
-    which emails are compared. Until `watched_until`, writes notify the user's event streams.
+    Only users who signed up here have a password and an email. Until `watched_until`, writes notify
+    the user's event streams.
     """
 
     __tablename__ = "users"
     __table_args__ = (
         CheckConstraint("char_length(id) BETWEEN 1 AND 260", name="users_id"),
-        UniqueConstraint("email_key", name="users_email_key"),
+        CheckConstraint("char_length(email) BETWEEN 3 AND 254", name="users_email"),
+        CheckConstraint("char_length(name) BETWEEN 1 AND 100", name="users_name"),
     )
 
     id: str = Field(primary_key=True, sa_type=Text)
     email: str | None = Field(sa_type=Text)
-    email_key: str | None = Field(sa_type=Text)
     password_hash: str | None = Field(sa_type=Text)
     name: str | None = Field(sa_type=Text)
     created_at: datetime = Field(sa_column_kwargs={"server_default": func.now()})
@@ -64,37 +48,45 @@ class User(SQLModel, table=True):
     watched_until: datetime | None = None
 
 
+class Email(SQLModel, table=True):
+    """Whose an email is. The key is the form by which emails are compared, see `folding.py`."""
+
+    __tablename__ = "emails"
+    __table_args__ = (Index("emails_by_user", "user_id"),)
+
+    key: str = Field(primary_key=True, sa_type=Text)
+    user_id: str = Field(sa_type=Text, foreign_key="users.id", ondelete="CASCADE")
+
+
 class Task(SQLModel, table=True):
-    """A task. Its primary key and every index begin with its owner."""
+    """A task. The keys are its texts as they are searched and sorted, see `folding.py`.
+
+    Each index costs every write more than it saves most reads: one user's tasks are few enough to
+    be searched, and sorted otherwise than by creation, without one.
+    """
 
     __tablename__ = "tasks"
     __table_args__ = (
         CheckConstraint("char_length(title) BETWEEN 1 AND 200", name="tasks_title"),
         CheckConstraint("char_length(description) <= 1000", name="tasks_description"),
         CheckConstraint("priority IN ('low', 'medium', 'high')", name="tasks_priority"),
+        CheckConstraint("NOT due_is_day OR due_date IS NOT NULL", name="tasks_due_is_day"),
         Index("tasks_by_created", "user_id", "created_at", "id"),
         Index("tasks_by_completed", "user_id", "completed", "created_at", "id"),
         Index("tasks_by_rev", "user_id", "rev"),
-        Index("tasks_by_updated", "user_id", "updated_at", "id"),
-        Index("tasks_by_title", "user_id", func.lower(literal_column("title")), "id"),
-        Index("tasks_by_priority", "user_id", rank(literal_column("priority")), "id"),
-        Index("tasks_by_due", "user_id", due_or_last(literal_column("due_date")), "id"),
-        Index("tasks_by_due_descending", "user_id", due_or_first(literal_column("due_date")), "id"),
-        Index(
-            "tasks_by_words",
-            *("user_id", "title", "description"),
-            postgresql_using="gin",
-            postgresql_ops={"title": "gin_trgm_ops", "description": "gin_trgm_ops"},
-        ),
     )
 
     user_id: str = Field(primary_key=True, sa_type=Text, foreign_key="users.id", ondelete="CASCADE")
     id: int = Field(primary_key=True, sa_type=BigInteger, sa_column_args=[Identity()])
     title: str = Field(sa_type=Text)
+    # "C": the same order on every database, whatever its locale.
+    title_key: str = Field(sa_type=Text(collation="C"))
     description: str | None = Field(sa_type=Text)
-    completed: bool = Field(sa_column_kwargs={"server_default": text("false")})
+    description_key: str | None = Field(sa_type=Text(collation="C"))
+    completed: bool = Field(sa_column_kwargs={"server_default": false()})
     priority: Priority = Field(sa_type=Text, sa_column_kwargs={"server_default": "medium"})
     due_date: datetime | None = None
+    due_is_day: bool = Field(sa_column_kwargs={"server_default": false()})
     created_at: datetime = Field(sa_column_kwargs={"server_default": func.now()})
     updated_at: datetime = Field(sa_column_kwargs={"server_default": func.now()})
     rev: int = Field(sa_type=BigInteger, sa_column_kwargs={"server_default": "0"})
@@ -115,6 +107,9 @@ class IdempotencyKey(SQLModel, table=True):
     """A client's key for a create request, a digest of its body, and the task it created."""
 
     __tablename__ = "idempotency_keys"
+    __table_args__ = (
+        CheckConstraint("char_length(key) BETWEEN 1 AND 255", name="idempotency_keys_key"),
+    )
 
     user_id: str = Field(primary_key=True, sa_type=Text, foreign_key="users.id", ondelete="CASCADE")
     key: str = Field(primary_key=True, sa_type=Text)
@@ -159,14 +154,17 @@ class Link(SQLModel, table=True):
     tag_id: int = Field(primary_key=True, sa_type=BigInteger)
 
 
-class Session(SQLModel, table=True):
-    """A sign-in. Its current refresh token is the one with this counter; none is stored."""
+class UserSession(SQLModel, table=True):
+    """A sign-in. Its current refresh token is the one with this counter; none is stored.
+
+    A refresh token names only the session, so there is an index for that as well.
+    """
 
     __tablename__ = "sessions"
-    __table_args__ = (Index("sessions_by_user", "user_id"),)
+    __table_args__ = (Index("sessions_by_id", "id"),)
 
+    user_id: str = Field(primary_key=True, sa_type=Text, foreign_key="users.id", ondelete="CASCADE")
     id: str = Field(primary_key=True, sa_type=Text)
-    user_id: str = Field(sa_type=Text, foreign_key="users.id", ondelete="CASCADE")
     counter: int = Field(sa_type=BigInteger, sa_column_kwargs={"server_default": "0"})
     created_at: datetime = Field(sa_column_kwargs={"server_default": func.now()})
     rotated_at: datetime = Field(sa_column_kwargs={"server_default": func.now()})

@@ -14,7 +14,7 @@ from pwdlib.hashers.argon2 import Argon2Hasher
 from pwdlib.hashers.bcrypt import BcryptHasher
 
 from errors import Problem
-from schemas import folded
+from folding import folded
 from settings import PROJECT
 
 THREADS = max(1, min(4, (os.cpu_count() or 1) - 1))  # leave one processor for everything else

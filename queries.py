@@ -1,170 +1,94 @@
-"""Every SQL statement, each naming its owner: the one file to audit for isolation.
+r"""Every SQL statement, as text: the one file to audit for isolation.
+
+Each statement on a user's data takes the user's id as `:owner`. A few on accounts and revocations
+do not; they are listed, with the reason, in tests/test_isolation.py. To try one in psql:
+`\set owner '''ada'''`.
 
 In this order: what statements share, revisions, lists, one task, many tasks, tags, changes,
 accounts and sessions, revocations and cleaning up.
 """
 
-from collections.abc import Callable, Iterable
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import cache
-from typing import Any, Literal, NamedTuple, NotRequired
+from typing import Any, NamedTuple
 
-from sqlalchemy import (
-    ARRAY,
-    CTE,
-    BigInteger,
-    BindParameter,
-    Boolean,
-    ColumnElement,
-    CompoundSelect,
-    DateTime,
-    Delete,
-    FromClause,
-    Interval,
-    Label,
-    LargeBinary,
-    Select,
-    SQLColumnExpression,
-    Text,
-    Update,
-    any_,
-    bindparam,
-    case,
-    cast,
-    delete,
-    exists,
-    false,
-    func,
-    literal_column,
-    not_,
-    or_,
-    select,
-    true,
-    tuple_,
-    union_all,
-    update,
-)
-from sqlalchemy.dialects.postgresql import Insert, insert
-from sqlmodel import col
 from typing_extensions import TypedDict
 
 from db import Statement
-from models import (
-    Deletion,
-    IdempotencyKey,
-    Link,
-    Revocation,
-    Session,
-    Tag,
-    Task,
-    User,
-    due_or_first,
-    due_or_last,
-    rank,
-)
-from schemas import (
-    MAX_ID,
-    MAX_TAGS,
-    Deleted,
-    Sort,
-    Status,
-    TagCreate,
-    TagRead,
-    TaskCreate,
-    TaskRead,
-    Updated,
-    UserRead,
-)
-from security import FOREIGN, LOCAL, SESSION_KEY, USER_KEY
+from schemas import MAX_ID, Deleted, Sort, Status, TagRead, TaskRead, Updated, UserRead
 
 # --- What statements share ---
 
-OWNER = bindparam("owner", type_=Text, required=True)
-TASK_ID = bindparam("task_id", type_=BigInteger, required=True)
 
-TAG_ID = bindparam("tag_id", type_=BigInteger, required=True)
-_TAG_NAMES = bindparam("tag_names", type_=ARRAY(Text), required=True)
-_TAG_KEYS = bindparam("tag_keys", type_=ARRAY(Text), required=True)
-
-_MINE = col(Task.user_id) == OWNER
-_THIS_ONE = _MINE & (col(Task.id) == TASK_ID)
-_LINK_OF_THIS_ONE = (col(Link.user_id) == OWNER) & (col(Link.task_id) == TASK_ID)
-_THIS_TAG = (col(Tag.user_id) == OWNER) & (col(Tag.id) == TAG_ID)
-_TAG = [getattr(Tag, name) for name in TagRead.__annotations__]
-_TAG_AND_KEY = [*_TAG, col(Tag.name_key)]
-_NO_TAGS: ColumnElement[Any] = literal_column("'[]'::json")
+def _as_json(tags: str) -> str:
+    """Render tags as the JSON of an answer, by name: [] if there are none."""
+    tag = f"(SELECT id, name, color FROM {tags} ORDER BY name_key) AS tag"
+    return f"array_to_json(ARRAY(SELECT row_to_json(tag) FROM {tag}))"
 
 
-def _as_json(tags: FromClause) -> Label[Any]:
-    """Let the database render tags as the JSON of a response, sorted by name."""
-    columns = [tags.c[name] for name in TagRead.__annotations__]
-    tag = select(*columns).order_by(tags.c.name_key).subquery("tag")
-    objects = select(func.row_to_json(literal_column(tag.name))).select_from(tag)
-    # This is [] if there are none, and faster than an aggregate.
-    return func.array_to_json(func.array(objects.scalar_subquery())).label("tags")
+def _tags(ids: str) -> str:
+    return _as_json(f"tags WHERE user_id = :owner AND id IN ({ids})")
 
 
-def _tags(ids: Select[int] | CompoundSelect[int]) -> Label[Any]:
-    mine = select(*_TAG_AND_KEY).where(col(Tag.user_id) == OWNER, col(Tag.id).in_(ids))
-    return _as_json(mine.subquery("mine"))
+_LINKED = "SELECT tag_id FROM task_tags WHERE user_id = :owner AND task_id = tasks.id"
 
 
-def _shown(user_id: BindParameter[str] | str) -> ColumnElement[str]:
-    """Return a user's id as it is in the token."""
-    return func.regexp_replace(user_id, literal_column(f"'^{FOREIGN}'"), literal_column("''"))
+def _task(tags: str = _tags(_LINKED)) -> str:
+    """Name the columns of a task in an answer; the user's id is shown as it is in the token."""
+    return f"""
+        tasks.id, (SELECT regexp_replace(:owner, '^jwks_', '')) AS user_id,
+        tasks.title, tasks.description, tasks.completed, tasks.priority, tasks.due_date,
+        {tags} AS tags, tasks.created_at, tasks.updated_at, tasks.rev"""
 
 
-_SHOWN_OWNER = select(_shown(OWNER)).scalar_subquery().label("user_id")  # run once for all rows
+_TASK = _task()
+_USER = "regexp_replace(users.id, '^jwks_', '') AS id, users.email, users.name, users.created_at"
+_TAG = "id, name, color"
+
+TASK_COLUMNS = {
+    "title": "title",
+    "title_key": "title",
+    "description": "description",
+    "description_key": "description",
+    "completed": "completed",
+    "priority": "priority",
+    "due_date": "due_date",
+}
+TAG_COLUMNS = {"name": "name", "name_key": "name", "color": "color"}
+"""The columns that clients write, and the member that each belongs to."""
 
 
-def _task(tags: ColumnElement[Any]) -> list[Any]:
-    others = {"tags": tags, "user_id": _SHOWN_OWNER}
-    return [others.get(name, getattr(Task, name, None)) for name in TaskRead.__annotations__]
+def _listed(columns: dict[str, str], prefix: str = "") -> str:
+    return ", ".join(f"{prefix}{column}" for column in columns)
 
 
-_LINKED = (
-    select(col(Link.tag_id))
-    .where(col(Link.user_id) == OWNER, col(Link.task_id) == col(Task.id))
-    .correlate(Task)
-)
-_TASK = _task(_tags(_LINKED))
-_USER = [
-    _shown(User.id).label("id") if name == "id" else getattr(User, name)
-    for name in UserRead.__annotations__
-]
-_MEMBERS = tuple(TaskRead.__annotations__)
-_ONE: ColumnElement[int] = literal_column("1")
+def _given(table: str, columns: dict[str, str]) -> str:
+    """Name new values: those of the members named in `members`; the others stay."""
+    return ", ".join(
+        f"CASE WHEN '{member}' = ANY (:members) THEN :{column} ELSE {table}.{column} END"
+        for column, member in columns.items()
+    )
 
 
-def task_of(row: TaskRead) -> TaskRead:
-    """Return the task in a row that holds more."""
-    return {name: row[name] for name in _MEMBERS}  # type: ignore[literal-required, return-value]
+def _differs(table: str, columns: dict[str, str]) -> str:
+    """Ask whether anything would change: a write that changes nothing is no change."""
+    return f"({_listed(columns, f'{table}.')}) IS DISTINCT FROM ({_given(table, columns)})"
 
 
-_OWNERS_ROW = select(_ONE.label("one")).subquery("one").outerjoin(User, col(User.id) == OWNER)
-"""Always one row: a user who has written nothing yet has no row."""
+class TaskRow(TaskRead, total=False):
+    """A task, and what some statements return besides."""
 
-_REV = func.coalesce(col(User.rev), literal_column("0"))
-
-
-def _with_status(status: Status) -> list[ColumnElement[bool]]:
-    return [] if status == "all" else [col(Task.completed) == (status == "completed")]
-
-
-def _given(table: type[Task | Tag | User], members: Iterable[str]) -> dict[str, BindParameter[Any]]:
-    """Return parameters for columns of one table, by name; tags are written separately."""
-    columns = table.__table__.c  # type: ignore[union-attr]
-    return {
-        name: bindparam(name, type_=columns[name].type, required=True)
-        for name in members
-        if name != "tags"
-    }
+    owner_rev: int
+    digest: bytes
+    is_stale: bool  # its tags may have changed since the statement began
+    upto: int | None  # the revision with which a page of changes ends
+    deleted_id: int | None
+    deleted_rev: int
 
 
-def _differs(table: type[Task | Tag], members: Iterable[str]) -> ColumnElement[bool]:
-    """Return whether any value differs: a write that changes nothing is no change."""
-    given = _given(table, members).items()
-    return or_(false(), *(table.__table__.c[name].is_distinct_from(new) for name, new in given))  # type: ignore[union-attr]
+def task_of(row: TaskRow) -> TaskRead:
+    """Return the task alone."""
+    return {name: row[name] for name in TaskRead.__annotations__}  # type: ignore[literal-required, return-value]
 
 
 # --- Revisions ---
@@ -178,70 +102,61 @@ CHANNEL = "todo_changes"
 Only for watched owners, because transactions that notify can commit only one at a time.
 """
 
-_MOMENT = func.clock_timestamp().label("moment")
-"""When a write got its revision. `now()`, when it began, may precede that of a lower revision."""
+# Not `now()`, when the statement began: it may precede the moment of a lower revision.
+_REVISION = f"""
+    RETURNING rev, clock_timestamp() AS moment,
+        CASE WHEN watched_until > now() THEN pg_notify('{CHANNEL}', id) END AS told"""
 
-_TELL = case(
-    (
-        col(User.watched_until) > func.now(),
-        func.pg_notify(literal_column(f"'{CHANNEL}'"), col(User.id)),
-    )
-).label("told")
+# The count reads all of the target first: once the owner's row has changed, it finds nothing.
+_BUMP = f"""
+    bump AS (
+        UPDATE users SET rev = rev + 1
+        WHERE id = :owner AND (SELECT count(*) FROM target) > 0 {_REVISION}
+    )"""
 
-_LOCK_OWNER = Statement(
-    select(col(User.id)).where(col(User.id) == OWNER).with_for_update(key_share=True),
-    dict[str, str],
-)
-"""A separate statement, because one that waits for the lock itself keeps its older snapshot."""
+# Foreign keys are checked at the end of the statement, when the owner of something new exists.
+_BUMP_OR_CREATE_OWNER = f"""
+    bump AS (
+        INSERT INTO users (id, rev) VALUES (:owner, 1)
+        ON CONFLICT (id) DO UPDATE SET rev = users.rev + 1 {_REVISION}
+    )"""
+
+_LOCK_OWNER = Statement[dict[str, str]]("""
+    SELECT id FROM users WHERE id = :owner FOR NO KEY UPDATE""")
+"""A statement of its own, so that the next one sees what was written while this one waited."""
 
 
-def _target(table: type[Task | Tag], *which: ColumnElement[bool]) -> CTE:
+def _target(table: str, condition: str) -> str:
     """Find and lock the rows to write, as they are after the owner's other writes."""
-    return (
-        select(col(table.id).label("id"))
-        .select_from(User)
-        .join(table, col(table.user_id) == col(User.id))
-        .where(col(User.id) == OWNER, col(table.user_id) == OWNER, *which)
-        .order_by(col(table.id))
-        .with_for_update(key_share=True, of=(User, table))  # locked in this order
-        .cte("target")
-    )
-
-
-def _bump(target: CTE) -> CTE:
-    """Give the owner a new revision and notify event streams, if there is anything to write.
-
-    The count reads the whole target first: once the owner's row has changed, it finds nothing.
-    """
-    count = select(func.count()).select_from(target).scalar_subquery()
-    return (
-        update(User)
-        .where(col(User.id) == OWNER, count > literal_column("0"))
-        .values(rev=col(User.rev) + _ONE)
-        .returning(col(User.rev), _MOMENT, _TELL)
-        .cte("bump")
-    )
-
-
-def _new_revision(owner: Insert) -> CTE:
-    """Give the owner of something new a revision; create the owner at the first write.
-
-    Foreign keys are checked at the end of the statement, when both rows exist.
-    """
-    return (
-        owner.on_conflict_do_update(index_elements=["id"], set_={"rev": col(User.rev) + _ONE})
-        .returning(col(User.rev), _MOMENT, _TELL)
-        .cte("bump")
-    )
-
-
-_BUMP_OR_CREATE_OWNER = _new_revision(insert(User).values(id=OWNER, rev=_ONE))
+    return f"""
+    target AS (
+        SELECT {table}.id FROM users JOIN {table} ON {table}.user_id = users.id
+        WHERE users.id = :owner AND {table}.user_id = :owner AND {condition}
+        ORDER BY {table}.id -- locked in this order
+        FOR NO KEY UPDATE OF users, {table}
+    )"""
 
 
 # --- Lists ---
 
-Search = Literal["none", "letters", "words"]
-"""How to search for text: the index serves text with three letters or digits in a row."""
+_SORT_KEYS = {
+    "created": ("created_at", "timestamptz", "{}"),
+    "updated": ("updated_at", "timestamptz", "{}"),
+    "title": ("title_key", "text", "{}"),
+    "priority": ("priority", "text", "array_position(ARRAY['low', 'medium', 'high'], {})"),
+    # Tasks without a due date come last in either direction.
+    "due_date": ("due_date", "timestamptz", "coalesce({}, 'infinity')"),
+    "-due_date": ("due_date", "timestamptz", "coalesce({}, '-infinity')"),
+}
+"""What a list is sorted by: a column, its type, and the key that is made of it."""
+
+# Found first: if the planner underestimates the rows, it would look for them again for each task.
+_WITH_THE_TAGS = """
+    WITH with_the_tags AS MATERIALIZED (
+        SELECT task_id FROM task_tags JOIN tags ON tags.user_id = :owner AND tags.id = tag_id
+        WHERE task_tags.user_id = :owner AND name_key = ANY (:tag_keys)
+        GROUP BY task_id HAVING count(*) = cardinality(:tag_keys)
+    )"""
 
 
 class Shape(NamedTuple):
@@ -249,304 +164,183 @@ class Shape(NamedTuple):
 
     status: Status
     tagged: bool
-    search: Search
+    searched: bool
     due: bool
     sort: Sort
     continued: bool
 
 
-_KNOWN_REVS = bindparam("known", type_=ARRAY(BigInteger), required=True)
-_PATTERN = bindparam("pattern", type_=Text, required=True)
-_AFTER = bindparam("after", type_=Text, required=True)
-_AFTER_ID = bindparam("after_id", type_=BigInteger, required=True)
-_PRIORITY = bindparam("priority", type_=Text, required=True)
-_DUE_AFTER = bindparam("due_after", type_=DateTime(timezone=True), required=True)
-_DUE_BEFORE = bindparam("due_before", type_=DateTime(timezone=True), required=True)
-
-_WITH_THE_TEXT = col(Task.title).ilike(_PATTERN) | col(Task.description).ilike(_PATTERN)
-_WITH_THE_LETTERS = func.lower(Task.title).like(func.lower(_PATTERN)) | func.lower(
-    Task.description
-).like(func.lower(_PATTERN))
-"""Written so that the index cannot serve it: short text would make it read the whole index."""
-
-
-_TASKS_WITH_THE_TAGS = (
-    select(col(Link.task_id))
-    .join(Tag, (col(Tag.user_id) == OWNER) & (col(Tag.id) == col(Link.tag_id)))
-    .where(col(Link.user_id) == OWNER, col(Tag.name_key) == any_(_TAG_KEYS))
-    .group_by(col(Link.task_id))
-    .having(func.count() == func.cardinality(_TAG_KEYS))
-    .cte("with_the_tags")
-    # Otherwise, if the planner underestimates the rows, it is run again for each task.
-    .prefix_with("MATERIALIZED")
-)
-_WITH_THE_TAGS = col(Task.id).in_(select(_TASKS_WITH_THE_TAGS.c.task_id))
-
-
-_SortKey = Callable[[SQLColumnExpression[Any]], SQLColumnExpression[Any]]
-
-
-def _itself(value: SQLColumnExpression[Any]) -> SQLColumnExpression[Any]:
-    return value
-
-
-def _order(sort: Sort) -> tuple[Any, _SortKey]:
-    """Return a column, and the function that makes it the sort key."""
-    columns: dict[str, tuple[Any, _SortKey]] = {
-        "created": (Task.created_at, _itself),
-        "updated": (Task.updated_at, _itself),
-        "title": (Task.title, func.lower),
-        "priority": (Task.priority, rank),
-        "due_date": (Task.due_date, due_or_first if sort.startswith("-") else due_or_last),
-    }
-    column, key = columns[sort.removeprefix("-")]
-    return col(column), key
-
-
-class Listed(TaskRead):
-    """A task of a list, and its owner's revision, which is not part of the task."""
-
-    owner_rev: NotRequired[int]
-
-
 @cache
-def list_tasks(shape: Shape) -> Statement[Listed]:
+def list_tasks(shape: Shape) -> Statement[TaskRow]:
     """List tasks: takes `owner`, `limit`, `known`, `priority` and what the shape needs.
 
     Each row has the owner's revision. There is one row without a task if no task matches, or if
     the revision is known.
 
-    A tagged shape needs `tag_keys`, one with a search `pattern`, a due one `due_after` and
-    `due_before`, a continued one `after` and `after_id`: the sort member, as text, and the id of
-    the last task before the page.
+    A tagged shape needs `tag_keys`, a searched one `text`, a due one `due_after` and `due_before`,
+    a continued one `after` and `after_id`: the sort key, as text, and the id of the last task
+    before the page.
     """
-    column, key = _order(shape.sort)
-    place = tuple_(key(column), col(Task.id))
-    after = tuple_(key(cast(_AFTER, column.type)), _AFTER_ID)
-    descending = shape.sort.startswith("-")
-    # One of the two indexed expressions, the sort key if sorted by due date. A task without a due
-    # date is outside every range, because the bounds exclude infinity.
-    due = (due_or_first if descending else due_or_last)(col(Task.due_date))
+    column, kind, made = _SORT_KEYS.get(shape.sort) or _SORT_KEYS[shape.sort.removeprefix("-")]
+    key, after = made.format(column), made.format(f":after::text::{kind}")
+    direction, beyond = ("DESC", "<") if shape.sort.startswith("-") else ("ASC", ">")
     filters = [
-        (shape.tagged, _WITH_THE_TAGS),
-        (shape.search == "words", _WITH_THE_TEXT),
-        (shape.search == "letters", _WITH_THE_LETTERS),
-        (shape.due, (due > _DUE_AFTER) & (due < _DUE_BEFORE)),
-        (shape.continued, place < after if descending else place > after),
+        (shape.status == "completed", "AND completed"),
+        (shape.status == "pending", "AND NOT completed"),
+        (shape.tagged, "AND id IN (SELECT task_id FROM with_the_tags)"),
+        (
+            shape.searched,
+            "AND (strpos(title_key, :text) > 0 OR strpos(description_key, :text) > 0)",
+        ),
+        (shape.due, "AND due_date > :due_after AND due_date < :due_before"),
+        (shape.continued, f"AND ({key}, id) {beyond} ({after}, :after_id)"),
     ]
-    meant = [condition for wanted, condition in filters if wanted]
-    known = any_(_KNOWN_REVS) == _REV
-    tasks = (
-        select(*_TASK)
-        .where(_MINE, *_with_status(shape.status), *meant)
-        .where(_PRIORITY.is_(None) | (col(Task.priority) == _PRIORITY), not_(known))
-        .order_by(*(part.desc() if descending else part for part in (key(column), col(Task.id))))
-        .limit(bindparam("limit", type_=BigInteger, required=True))
-        .correlate(User)
-        .lateral("found")
-    )
-    return Statement(
-        select(_REV.label("owner_rev"), tasks).select_from(_OWNERS_ROW.outerjoin(tasks, true())),
-        Listed,
-    )
+    return Statement(f"""
+        {_WITH_THE_TAGS if shape.tagged else ""}
+        SELECT coalesce(users.rev, 0) AS owner_rev, found.*
+        FROM (SELECT 1) AS one -- always one row: who has written nothing yet has none in `users`
+        LEFT JOIN users ON users.id = :owner
+        LEFT JOIN LATERAL (
+            SELECT {_TASK} FROM tasks
+            WHERE user_id = :owner
+            AND coalesce(users.rev, 0) <> ALL (:known)
+            AND (:priority::text IS NULL OR priority = :priority)
+            {" ".join(text for is_wanted, text in filters if is_wanted)}
+            ORDER BY {key} {direction}, id {direction}
+            LIMIT :limit
+        ) AS found ON true""")
 
 
 # --- One task ---
 
-GET_TASK = Statement(select(*_TASK).where(_THIS_ONE), TaskRead)
+_THIS_ONE = "tasks.user_id = :owner AND tasks.id = :task_id"
+_MATCHES = "tasks.id = :task_id AND (:match::bigint[] IS NULL OR tasks.rev = ANY (:match))"
+_REV_BEFORE = "coalesce((SELECT rev FROM users WHERE id = :owner), 0)"
+_IS_STALE = f"tasks.rev <> {_REV_BEFORE} + 1 AS is_stale"
+_NO_TAGS = "'[]'::json"
+
+GET_TASK = Statement[TaskRead](f"SELECT {_TASK} FROM tasks WHERE {_THIS_ONE}")
 
 
-def _tagged(write: Insert | Update) -> Select[Any]:
+def _tagged(write: str) -> str:
     """Give the written task exactly the tags of these names, creating those that are missing.
 
-    A statement does not see its own writes in the tables, so the result comes from RETURNING.
+    A statement does not see its own writes in the tables, so the answer comes from RETURNING. Tags
+    are looked for once the task is written, that is, once its owner is locked. A locked tag is read
+    as it is now; one that is newer than the statement is met as a conflict.
     """
-    task = write.returning(*_task(_NO_TAGS.label("tags"))).cte("task")
-    wanted = func.unnest(_TAG_NAMES, _TAG_KEYS).table_valued("name", "name_key", name="wanted")
-    wanted = wanted.render_derived()
-    is_written = exists(select(task.c.id))  # evaluated first: it waits for the owner's lock
-    found = (
-        select(*_TAG_AND_KEY)
-        .where(col(Tag.user_id) == OWNER, col(Tag.name_key) == any_(_TAG_KEYS), is_written)
-        # A locked row is read as it is now, not as it was when the statement began.
-        .with_for_update(key_share=True)
-        .cte("found")
+    return f"""
+    task AS ({write} RETURNING {_task(_NO_TAGS)}),
+    found AS (
+        SELECT {_TAG}, name_key FROM tags
+        WHERE user_id = :owner AND name_key = ANY (:tag_keys) AND EXISTS (SELECT id FROM task)
+        FOR NO KEY UPDATE
+    ),
+    made AS (
+        INSERT INTO tags (user_id, name, name_key)
+        SELECT :owner, wanted.name, wanted.name_key
+        FROM unnest(:tag_names::text[], :tag_keys) AS wanted (name, name_key)
+        WHERE wanted.name_key NOT IN (SELECT name_key FROM found) AND EXISTS (SELECT id FROM task)
+        ON CONFLICT ON CONSTRAINT tags_name DO UPDATE SET name = tags.name -- to return its row
+        RETURNING {_TAG}, name_key
+    ),
+    tagged AS (SELECT * FROM found UNION ALL SELECT * FROM made),
+    linked AS (
+        INSERT INTO task_tags (user_id, task_id, tag_id)
+        SELECT :owner, task.id, tagged.id FROM task, tagged
+        ON CONFLICT DO NOTHING
+    ),
+    unlinked AS (
+        DELETE FROM task_tags USING task
+        WHERE task_tags.user_id = :owner AND task_id = task.id
+        AND tag_id NOT IN (SELECT id FROM tagged)
     )
-    made = (
-        insert(Tag)
-        .from_select(
-            ["user_id", "name", "name_key"],
-            select(OWNER, wanted.c.name, wanted.c.name_key).where(
-                wanted.c.name_key.not_in(select(found.c.name_key)), is_written
-            ),
-        )
-        # Some may be newer than the snapshot. DO UPDATE, because DO NOTHING would return no row.
-        .on_conflict_do_update(constraint="tags_name", set_={"name": col(Tag.name)})
-        .returning(*_TAG_AND_KEY)
-        .cte("made")
-    )
-    tags = union_all(select(found), select(made)).cte("tagged")
-    linked = (
-        insert(Link)
-        .from_select(["user_id", "task_id", "tag_id"], select(OWNER, task.c.id, tags.c.id))
-        .on_conflict_do_nothing()
-        .cte("linked")
-    )
-    unlinked = (
-        delete(Link)
-        .where(
-            col(Link.user_id) == OWNER,
-            col(Link.task_id) == task.c.id,
-            col(Link.tag_id).not_in(select(tags.c.id)),
-        )
-        .cte("unlinked")
-    )
-    columns = [
-        _as_json(tags) if name == "tags" else task.c[name] for name in TaskRead.__annotations__
-    ]
-    return select(*columns).add_cte(linked, unlinked)
+    SELECT {_task(_as_json("tagged")).replace("tasks.", "task.")} FROM task"""
 
 
-_IDEMPOTENCY_KEY = bindparam("key", type_=Text, required=True)
-_SEQUENCE = func.pg_get_serial_sequence(literal_column("'tasks'"), literal_column("'id'"))
-_FRESH_KEY = (
-    insert(IdempotencyKey)
-    .values(
-        user_id=OWNER,
-        key=_IDEMPOTENCY_KEY,
-        digest=bindparam("digest", type_=LargeBinary, required=True),
-        task_id=func.nextval(_SEQUENCE),
-    )
-    .on_conflict_do_nothing()
-    .returning(col(IdempotencyKey.task_id).label("id"))
-    .cte("fresh")
-)
-_BUMP_OR_CREATE_OWNER_ONCE = _new_revision(
-    insert(User).from_select(["id", "rev"], select(OWNER, _ONE).select_from(_FRESH_KEY))
-)
+# The first use of a key reserves the task's id.
+_FRESH_KEY = """
+    fresh AS (
+        INSERT INTO idempotency_keys (user_id, key, digest, task_id)
+        VALUES (:owner, :key, :digest, nextval(pg_get_serial_sequence('tasks', 'id')))
+        ON CONFLICT DO NOTHING RETURNING task_id AS id
+    )"""
+_BUMP_ONCE = _BUMP_OR_CREATE_OWNER.replace("VALUES (:owner, 1)", "SELECT :owner, 1 FROM fresh")
 
 
 @cache
 def create_task(*, is_tagged: bool = False, is_keyed: bool = False) -> Statement[TaskRead]:
-    """Create a task, and its owner at the first write: takes `owner` and every member.
+    """Create a task, and its owner at the first write: takes `owner` and every column.
 
     With tags, also `tag_names` and `tag_keys`. With a key, also `key` and `digest`, and it returns
     no row if the key was used before.
     """
-    bump = _BUMP_OR_CREATE_OWNER_ONCE if is_keyed else _BUMP_OR_CREATE_OWNER
-    values = {
-        "user_id": OWNER,
-        "rev": bump.c.rev,
-        "created_at": bump.c.moment,
-        "updated_at": bump.c.moment,
-        **_given(Task, TaskCreate.model_fields),
-    }
+    bump, own_id, sources = _BUMP_OR_CREATE_OWNER, "", "bump"
     if is_keyed:
-        values["id"] = _FRESH_KEY.c.id
-    new = insert(Task).from_select(list(values), select(*values.values()))
-    if is_tagged:
-        return Statement(_tagged(new), TaskRead)
-    return Statement(new.returning(*_task(_NO_TAGS.label("tags"))), TaskRead)
+        bump, own_id, sources = f"{_FRESH_KEY}, {_BUMP_ONCE}", ", id", "bump, fresh"
+    new = f"""
+        INSERT INTO tasks (user_id, rev, created_at, updated_at, {_listed(TASK_COLUMNS)}{own_id})
+        SELECT :owner, rev, moment, moment, {_listed(TASK_COLUMNS, ":")}{own_id} FROM {sources}"""
+    rest = f", {_tagged(new)}" if is_tagged else f"{new} RETURNING {_task(_NO_TAGS)}"
+    return Statement(f"WITH {bump} {rest}")
 
 
-class Repeated(TaskRead):
-    """The task created under a key; its id is null if it was deleted since."""
+FIND_REPEATED = Statement[TaskRow](f"""
+    SELECT digest, {_TASK} FROM idempotency_keys
+    LEFT JOIN tasks ON tasks.user_id = :owner AND tasks.id = task_id
+    WHERE idempotency_keys.user_id = :owner AND key = :key""")
+"""The task created under a key; its id is null if it was deleted since."""
 
-    digest: bytes
+_UPDATE = f"""
+    UPDATE tasks SET ({_listed(TASK_COLUMNS)}, rev, updated_at)
+        = ROW ({_given("tasks", TASK_COLUMNS)}, bump.rev, bump.moment)
+    FROM bump WHERE {_THIS_ONE}"""
 
+UPDATE_TASK = Statement[TaskRow](f"""
+    WITH {_target("tasks", f"{_MATCHES} AND {_differs('tasks', TASK_COLUMNS)}")}, {_BUMP}
+    {_UPDATE} RETURNING {_TASK}, {_IS_STALE}""")
+"""Change the members named in `members`: takes `owner`, `task_id`, `match` and every column.
 
-FIND_REPEATED = Statement(
-    select(col(IdempotencyKey.digest), *_TASK)
-    .select_from(IdempotencyKey)
-    .outerjoin(
-        Task,
-        (col(Task.user_id) == OWNER) & (col(Task.id) == col(IdempotencyKey.task_id)),
-    )
-    .where(col(IdempotencyKey.user_id) == OWNER, col(IdempotencyKey.key) == _IDEMPOTENCY_KEY),
-    Repeated,
-)
+It returns no row if nothing would change.
+"""
 
+_HAS_OTHER_TAGS = """
+    ARRAY(
+        SELECT name_key FROM task_tags JOIN tags ON tags.user_id = :owner AND tags.id = tag_id
+        WHERE task_tags.user_id = :owner AND task_id = :task_id ORDER BY name_key COLLATE "C"
+    ) <> :tag_keys"""
+_IS_LATEST = f"tasks.rev = (SELECT rev FROM tasks WHERE {_THIS_ONE})"
+_WOULD_CHANGE = f"({_differs('tasks', TASK_COLUMNS)} OR {_HAS_OTHER_TAGS}) AND {_IS_LATEST}"
+_UPDATE_TAGGED_TASK = f"""
+    WITH {_target("tasks", f"{_MATCHES} AND {_WOULD_CHANGE}")}, {_BUMP}, {_tagged(_UPDATE)}"""
 
-_FOUND_REVS = bindparam("match", type_=ARRAY(BigInteger), required=True)
-_MATCHES = _FOUND_REVS.is_(None) | (col(Task.rev) == any_(_FOUND_REVS))
-_BUMP_FOR_THIS_ONE = _bump(_target(Task, col(Task.id) == TASK_ID, _MATCHES))
+UPDATE_TAGGED_TASK = Statement[TaskRow](_UPDATE_TAGGED_TASK)
+"""The same, but it sets the tags too: also takes `tag_names` and `tag_keys`.
 
+It also returns no row if another write came first, whose tags it would not know. The keys are in
+the order of their code points.
+"""
+UPDATE_TAGGED_TASK_IN_TURN = Statement[TaskRow](_UPDATE_TAGGED_TASK, after=_LOCK_OWNER)
+"""The same, once other writes are done."""
 
-class Written(TaskRead):
-    """A task as written, and whether its tags may have changed since the statement began."""
+TOGGLE_TASK = Statement[TaskRow](f"""
+    WITH {_target("tasks", _MATCHES)}, {_BUMP}
+    UPDATE tasks SET completed = NOT completed, rev = bump.rev, updated_at = bump.moment
+    FROM bump WHERE {_THIS_ONE}
+    RETURNING {_TASK}, {_IS_STALE}""")
 
-    is_stale: NotRequired[bool]
+# For clients that ask what has changed.
+_BURIED = """
+    buried AS (
+        INSERT INTO deletions (user_id, task_id, rev)
+        SELECT :owner, gone.id, bump.rev FROM gone, bump
+    )"""
 
-
-_REV_BEFORE = select(_REV).select_from(_OWNERS_ROW).scalar_subquery()
-_IS_STALE = (col(Task.rev) != _REV_BEFORE + _ONE).label("is_stale")
-"""A statement that waited updates the latest row, but reads other tables in its old snapshot."""
-
-
-def _change(bump: CTE, **values: Any) -> Update:  # noqa: ANN401  (of any column)
-    """Update this task if it was given a revision."""
-    return update(Task).where(_THIS_ONE).values(rev=bump.c.rev, updated_at=bump.c.moment, **values)
-
-
-_TAG_COUNT = func.cardinality(_TAG_KEYS)
-_OTHER_TAGS = or_(
-    *(
-        select(func.count()).where(*these).scalar_subquery() != _TAG_COUNT
-        for these in (
-            [_LINK_OF_THIS_ONE],
-            [
-                col(Tag.user_id) == OWNER,
-                col(Tag.name_key) == any_(_TAG_KEYS),
-                col(Tag.id).in_(select(col(Link.tag_id)).where(_LINK_OF_THIS_ONE)),
-            ],
-        )
-    )
-)
-
-
-@cache
-def update_task(members: frozenset[str], *, is_patient: bool = False) -> Statement[Written]:
-    """Change the named members only: takes `owner`, `task_id`, `match` and these members.
-
-    It returns no row if nothing would change. With `tags` it takes `tag_names` and `tag_keys`, and
-    also returns no row if a concurrent write came first, whose tags its snapshot lacks; if
-    `is_patient`, it locks the owner first to let others finish.
-    """
-    which = [col(Task.id) == TASK_ID, _MATCHES]
-    differs = _differs(Task, members)
-    if "tags" not in members:
-        change = _change(_bump(_target(Task, *which, differs)), **_given(Task, members))
-        return Statement(change.returning(*_TASK, _IS_STALE), Written)
-    before = select(col(Task.rev)).where(_THIS_ONE).scalar_subquery()
-    which += [col(Task.rev) == before, differs | _OTHER_TAGS]
-    change = _change(_bump(_target(Task, *which)), **_given(Task, members))
-    return Statement(_tagged(change), Written, after=_LOCK_OWNER if is_patient else None)
-
-
-TOGGLE_TASK = Statement(
-    _change(_BUMP_FOR_THIS_ONE, completed=not_(col(Task.completed))).returning(*_TASK, _IS_STALE),
-    Written,
-)
-
-
-def _bury(gone: CTE, bump: CTE) -> CTE:
-    """Record deletions, for clients that ask what has changed."""
-    return (
-        insert(Deletion)
-        .from_select(["user_id", "task_id", "rev"], select(OWNER, gone.c.id, bump.c.rev))
-        .cte("buried")
-    )
-
-
-_DELETED_TASK = (
-    delete(Task)
-    .where(_THIS_ONE, exists(select(_BUMP_FOR_THIS_ONE.c.rev)))
-    .returning(col(Task.id))
-    .cte("gone")
-)
-DELETE_TASK = Statement(
-    select(_DELETED_TASK.c.id).add_cte(_bury(_DELETED_TASK, _BUMP_FOR_THIS_ONE)), dict[str, int]
-)
+DELETE_TASK = Statement[dict[str, int]](f"""
+    WITH {_target("tasks", _MATCHES)}, {_BUMP},
+    gone AS (DELETE FROM tasks WHERE {_THIS_ONE} AND EXISTS (SELECT rev FROM bump) RETURNING id),
+    {_BURIED}
+    SELECT id FROM gone""")
 
 
 # --- Many tasks ---
@@ -555,386 +349,244 @@ BULK_SECONDS = 60.0
 """How long a bulk change may take: 100,000 tasks take half of it on a slow machine."""
 
 
-@cache
-def complete_tasks(status: Status) -> Statement[Updated]:
-    """Set `completed` on the tasks of `owner` that differ, and count them."""
-    completed = bindparam("completed", type_=Boolean, required=True)
-    bump = _bump(target := _target(Task, *_with_status(status), col(Task.completed) != completed))
-    changed = (
-        update(Task)
-        .where(_MINE, col(Task.id).in_(select(target.c.id)))
-        .values(completed=completed, rev=bump.c.rev, updated_at=bump.c.moment)
-        .returning(col(Task.id))
-        .cte("changed")
-    )
-    counted = select(func.count().label("updated")).select_from(changed)
-    return Statement(counted, Updated, after=_LOCK_OWNER, deadline=BULK_SECONDS)
+def _bulk(sql: str) -> Statement[Any]:
+    return Statement(sql, after=_LOCK_OWNER, deadline=BULK_SECONDS)
 
 
-@cache
-def delete_tasks(status: Status) -> Statement[Deleted]:
-    """Delete the tasks of `owner` and count them."""
-    target = _target(Task, *_with_status(status))
-    gone = (
-        delete(Task)
-        .where(_MINE, col(Task.id).in_(select(target.c.id)))
-        .returning(col(Task.id))
-        .cte("gone")
+_WITH_STATUS = "(:status = 'all' OR completed = (:status = 'completed'))"
+
+COMPLETE_TASKS: Statement[Updated] = _bulk(f"""
+    WITH {_target("tasks", f"{_WITH_STATUS} AND completed <> :completed")}, {_BUMP},
+    changed AS (
+        UPDATE tasks SET completed = :completed, rev = bump.rev, updated_at = bump.moment
+        FROM bump WHERE user_id = :owner AND tasks.id IN (SELECT id FROM target)
+        RETURNING tasks.id
     )
-    counted = select(func.count().label("deleted")).select_from(gone)
-    buried = _bury(gone, _bump(target))
-    return Statement(counted.add_cte(buried), Deleted, after=_LOCK_OWNER, deadline=BULK_SECONDS)
+    SELECT count(*) AS updated FROM changed""")
+
+DELETE_TASKS: Statement[Deleted] = _bulk(f"""
+    WITH {_target("tasks", _WITH_STATUS)}, {_BUMP},
+    gone AS (
+        DELETE FROM tasks WHERE user_id = :owner AND id IN (SELECT id FROM target) RETURNING id
+    ),
+    {_BURIED}
+    SELECT count(*) AS deleted FROM gone""")
 
 
 # --- Tags ---
 
-_MAX_TAGS: ColumnElement[int] = literal_column(str(MAX_TAGS))
+_THIS_TAG = "user_id = :owner AND id = :tag_id"
+
+LIST_TAGS = Statement[TagRead](f"SELECT {_TAG} FROM tags WHERE user_id = :owner ORDER BY name_key")
+
+GET_TAG = Statement[TagRead](f"SELECT {_TAG} FROM tags WHERE {_THIS_TAG}")
+
+# The owner first, as in every write, because different orders could deadlock.
+CREATE_TAG = Statement[TagRead](f"""
+    WITH {_BUMP_OR_CREATE_OWNER}
+    INSERT INTO tags (user_id, {_listed(TAG_COLUMNS)})
+    SELECT :owner, {_listed(TAG_COLUMNS, ":")} FROM bump
+    RETURNING {_TAG}""")
+
+# A task includes its tags, so it changes with them.
+_TOUCHED = """
+    touched AS (
+        UPDATE tasks SET rev = bump.rev FROM bump
+        WHERE user_id = :owner AND tasks.id IN (
+            SELECT task_id FROM task_tags WHERE user_id = :owner AND tag_id = :tag_id
+        )
+    )"""
+
+UPDATE_TAG: Statement[TagRead] = _bulk(f"""
+    WITH {_target("tags", f"tags.id = :tag_id AND {_differs('tags', TAG_COLUMNS)}")},
+    {_BUMP}, {_TOUCHED}
+    UPDATE tags SET ({_listed(TAG_COLUMNS)}) = ROW ({_given("tags", TAG_COLUMNS)})
+    WHERE {_THIS_TAG} AND EXISTS (SELECT rev FROM bump)
+    RETURNING {_TAG}""")
+"""Change the members named in `members`; it returns no row if nothing would change."""
+
+DELETE_TAG: Statement[dict[str, int]] = _bulk(f"""
+    WITH {_target("tags", "tags.id = :tag_id")}, {_BUMP}, {_TOUCHED}
+    DELETE FROM tags WHERE {_THIS_TAG} AND EXISTS (SELECT rev FROM bump) RETURNING id""")
 
 
-def _relink(link: Insert | Delete, tags: Select[Any] | CompoundSelect[Any]) -> Statement[TaskRead]:
-    """Give the task a new revision too, if its tags have changed."""
-    changed = link.returning(col(Link.task_id).label("id")).cte("changed")
-    return Statement(
-        _change(_bump(changed)).returning(*_task(_tags(tags))), TaskRead, after=_LOCK_OWNER
-    )
+def _relink(change: str, tag_ids: str) -> Statement[TaskRead]:
+    """Change a task's tags, and give it a revision if that changes anything."""
+    sql = f"""
+        WITH target AS ({change} RETURNING task_id AS id), {_BUMP}
+        UPDATE tasks SET rev = bump.rev, updated_at = bump.moment FROM bump WHERE {_THIS_ONE}
+        RETURNING {_task(_tags(tag_ids))}"""
+    return Statement(sql, after=_LOCK_OWNER)
 
 
 ADD_TAG = _relink(
-    insert(Link)
-    .from_select(
-        ["user_id", "task_id", "tag_id"],
-        select(OWNER, col(Task.id), col(Tag.id)).where(
-            _THIS_ONE,
-            _THIS_TAG,
-            select(func.count()).where(_LINK_OF_THIS_ONE).scalar_subquery() < _MAX_TAGS,
-        ),
-    )
-    .on_conflict_do_nothing(),
-    union_all(_LINKED, select(TAG_ID)),
+    f"""
+    INSERT INTO task_tags (user_id, task_id, tag_id)
+    SELECT :owner, tasks.id, tags.id FROM tasks, tags
+    WHERE {_THIS_ONE} AND tags.user_id = :owner AND tags.id = :tag_id
+    AND (SELECT count(*) FROM task_tags WHERE user_id = :owner AND task_id = :task_id) < :max_tags
+    ON CONFLICT DO NOTHING""",
+    f"{_LINKED} UNION ALL SELECT :tag_id",
 )
 REMOVE_TAG = _relink(
-    delete(Link).where(_LINK_OF_THIS_ONE, col(Link.tag_id) == TAG_ID),
-    _LINKED.where(col(Link.tag_id) != TAG_ID),
+    "DELETE FROM task_tags WHERE user_id = :owner AND task_id = :task_id AND tag_id = :tag_id",
+    f"{_LINKED} AND tag_id <> :tag_id",
 )
 """Both return no row if nothing would change: the task has the tag (or 20 others), or lacks it."""
-
-
-LIST_TAGS = Statement(
-    select(*_TAG).where(col(Tag.user_id) == OWNER).order_by(col(Tag.name_key)), TagRead
-)
-
-GET_TAG = Statement(select(*_TAG).where(_THIS_TAG), TagRead)
-
-_NEW_TAG = _given(Tag, [*TagCreate.model_fields, "name_key"])
-CREATE_TAG = Statement(
-    insert(Tag)
-    .from_select(
-        ["user_id", *_NEW_TAG],
-        # The owner first, as in every write, because different orders could deadlock.
-        select(OWNER, *_NEW_TAG.values()).select_from(_BUMP_OR_CREATE_OWNER),
-    )
-    .returning(*_TAG),
-    TagRead,
-)
-
-
-def _touched(bump: CTE) -> CTE:
-    """Give the tasks with the tag the revision too, because a task includes its tags."""
-    tagged = select(col(Link.task_id)).where(col(Link.user_id) == OWNER, col(Link.tag_id) == TAG_ID)
-    write = update(Task).where(_MINE, col(Task.id).in_(tagged)).values(rev=bump.c.rev)
-    return write.cte("touched")
-
-
-@cache
-def update_tag(members: frozenset[str]) -> Statement[TagRead]:
-    """Change the named members only: takes `owner`, `tag_id` and these members.
-
-    It returns no row if nothing would change.
-    """
-    bump = _bump(_target(Tag, col(Tag.id) == TAG_ID, _differs(Tag, members)))
-    change = update(Tag).where(_THIS_TAG, exists(select(bump.c.rev))).values(_given(Tag, members))
-    tag = change.returning(*_TAG).add_cte(_touched(bump))
-    return Statement(tag, TagRead, after=_LOCK_OWNER, deadline=BULK_SECONDS)
-
-
-_BUMP_FOR_TAG = _bump(_target(Tag, col(Tag.id) == TAG_ID))
-DELETE_TAG = Statement(
-    delete(Tag)
-    .where(_THIS_TAG, exists(select(_BUMP_FOR_TAG.c.rev)))
-    .returning(col(Tag.id))
-    .add_cte(_touched(_BUMP_FOR_TAG)),
-    dict[str, int],
-    after=_LOCK_OWNER,
-    deadline=BULK_SECONDS,
-)
 
 
 # --- Changes, for offline copies and event streams ---
 
 WATCHED_SECONDS = 300
 
-_WATCHED_UNTIL = func.now() + literal_column(f"interval '{WATCHED_SECONDS} seconds'")
-WATCH = Statement(
-    insert(User)
-    .values(id=OWNER, watched_until=_WATCHED_UNTIL)
-    .on_conflict_do_update(index_elements=["id"], set_={"watched_until": _WATCHED_UNTIL})
-    .returning(col(User.rev)),
-    dict[str, int],
-)
+_WATCHED_UNTIL = f"now() + interval '{WATCHED_SECONDS} seconds'"
+WATCH = Statement[dict[str, int]](f"""
+    INSERT INTO users (id, watched_until) VALUES (:owner, {_WATCHED_UNTIL})
+    ON CONFLICT (id) DO UPDATE SET watched_until = {_WATCHED_UNTIL}
+    RETURNING rev""")
 """Takes `owner`: starts notifications of its writes, for `WATCHED_SECONDS`; returns its revision.
 
 It waits for writes in progress, as they do for each other, so that none is missed.
 """
 
 
-class Change(TaskRead):
-    """A changed task, or the id of a deleted one, and the revision up to which this page goes."""
+_ON_PAGE = f"""
+    user_id = :owner AND rev > :since AND rev <= (SELECT coalesce(upto, {MAX_ID}) FROM page)"""
 
-    owner_rev: int
-    upto: int | None
-    deleted_id: int | None
-    deleted_rev: int
-
-
-_SINCE = bindparam("since", type_=BigInteger, required=True)
-_PAGE: ColumnElement[int] = literal_column("500")
-_REVS = (
-    union_all(
-        *(
-            select(col(table.rev).label("rev"))
-            .where(col(table.user_id) == OWNER, col(table.rev) > _SINCE)
-            .order_by(col(table.rev))
-            .limit(_PAGE)
-            .subquery()
-            .select()
-            for table in (Task, Deletion)
-        )
-    )
-    .order_by(literal_column("rev"))
-    .limit(_PAGE)
-    .cte("revs")
-)
-_UPTO = (
-    select(case((func.count() == _PAGE, func.max(_REVS.c.rev))).label("upto"))
-    .select_from(_REVS)
-    .cte("page")
-)
-
-
-def _on_page(table: type[Task | Deletion]) -> ColumnElement[bool]:
-    upto = select(func.coalesce(_UPTO.c.upto, literal_column(str(MAX_ID))))
-    return (
-        (col(table.user_id) == OWNER)
-        & (col(table.rev) > _SINCE)
-        & (col(table.rev) <= upto.scalar_subquery())
-    )
-
-
-_CHANGED_TASKS = select(*_TASK).where(_on_page(Task)).cte("changed")
-_DELETIONS = (
-    select(col(Deletion.task_id).label("deleted_id"), col(Deletion.rev).label("deleted_rev"))
-    .where(_on_page(Deletion))
-    .cte("deleted")
-)
-LIST_CHANGES = Statement(
-    select(_REV.label("owner_rev"), _UPTO.c.upto, _CHANGED_TASKS, _DELETIONS)
-    .select_from(
-        _OWNERS_ROW.join(_UPTO, true()).outerjoin(
-            # No task is in both, so a full join appends one list to the other.
-            _CHANGED_TASKS.join(
-                _DELETIONS, _CHANGED_TASKS.c.id == _DELETIONS.c.deleted_id, full=True
-            ),
-            true(),
-        )
-    )
-    .order_by(func.coalesce(_CHANGED_TASKS.c.rev, _DELETIONS.c.deleted_rev)),
-    Change,
-)
+# No task is in both `changed` and `deleted`, so a full join appends one to the other.
+LIST_CHANGES = Statement[TaskRow](f"""
+    WITH revs AS (
+        (SELECT rev FROM tasks WHERE user_id = :owner AND rev > :since ORDER BY rev LIMIT 500)
+        UNION ALL
+        (SELECT rev FROM deletions WHERE user_id = :owner AND rev > :since ORDER BY rev LIMIT 500)
+        ORDER BY rev LIMIT 500
+    ),
+    page AS (SELECT CASE WHEN count(*) = 500 THEN max(rev) END AS upto FROM revs),
+    changed AS (SELECT {_TASK} FROM tasks WHERE {_ON_PAGE}),
+    deleted AS (SELECT task_id AS deleted_id, rev AS deleted_rev FROM deletions WHERE {_ON_PAGE})
+    SELECT {_REV_BEFORE} AS owner_rev, upto, changed.*, deleted.*
+    FROM page
+    LEFT JOIN (changed FULL JOIN deleted ON changed.id = deleted_id) ON true
+    ORDER BY coalesce(changed.rev, deleted_rev)""")
 """Takes `owner` and `since`: about 500 changes at once, but always all of the same write."""
 
 
 # --- Accounts and sessions ---
 #
-# Instead of naming an owner, a lookup by email or session is for callers that prove they know the
-# password or the refresh token.
+# A lookup by email or session names no owner: it is for callers that prove they know the password
+# or the refresh token.
 
 
-class Account(UserRead):
-    """A user with its password hash, for verification."""
+class UserRow(UserRead, total=False):
+    """A user, and what some statements return besides: the counter is that of a refresh token."""
 
     password_hash: str | None
-
-
-class Rotated(UserRead):
-    """A session's user, and the counter of its current refresh token."""
-
     counter: int
 
 
-SESSION_ID = bindparam("session", type_=Text, required=True)
-_KNOWN = bindparam("known", type_=Text, required=True)
-_BETTER = bindparam("better", type_=Text, required=True)
-_COUNTER = bindparam("counter", type_=BigInteger, required=True)
-_LIFETIME = bindparam("lifetime", type_=Interval, required=True)
-_IDLE = bindparam("idle", type_=Interval, required=True)
-_LONGEST = bindparam("longest", type_=Interval, required=True)
+FIND_USER = Statement[UserRead](f"SELECT {_USER} FROM users WHERE id = :owner")
 
-_SESSIONS_USER = col(User.id) == col(Session.user_id)
-_ALIVE = (col(Session.rotated_at) > func.now() - _IDLE) & (
-    col(Session.created_at) > func.now() - _LONGEST
-)
-_ACCOUNT = [*_USER, col(User.password_hash)]
+# An update that changes nothing, because DO NOTHING would return no row.
+CREATE_USER = Statement[UserRead](f"""
+    INSERT INTO users (id) VALUES (:owner) ON CONFLICT (id) DO UPDATE SET id = users.id
+    RETURNING {_USER}""")
 
-FIND_USER = Statement(select(*_USER).where(col(User.id) == OWNER), UserRead)
+FIND_OWN_ACCOUNT = Statement[UserRow](f"SELECT {_USER}, password_hash FROM users WHERE id = :owner")
 
-CREATE_USER = Statement(
-    insert(User)
-    .values(id=OWNER)
-    # An update that changes nothing, because DO NOTHING would return no row.
-    .on_conflict_do_update(index_elements=["id"], set_={"id": OWNER})
-    .returning(*_USER),
-    UserRead,
-)
+RENAME_USER = Statement[UserRead](f"""
+    UPDATE users SET name = :name WHERE id = :owner RETURNING {_USER}""")
 
-FIND_OWN_ACCOUNT = Statement(select(*_ACCOUNT).where(col(User.id) == OWNER), Account)
+CREATE_ACCOUNT = Statement[UserRead](f"""
+    WITH taken AS (INSERT INTO emails (key, user_id) VALUES (:email_key, :owner))
+    INSERT INTO users (id, email, name, password_hash)
+    VALUES (:owner, :email, :name, :password_hash)
+    RETURNING {_USER}""")
 
-RENAME_USER = Statement(
-    update(User).where(col(User.id) == OWNER).values(_given(User, ["name"])).returning(*_USER),
-    UserRead,
-)
+FIND_ACCOUNT = Statement[UserRow](f"""
+    SELECT {_USER}, password_hash FROM emails JOIN users ON users.id = user_id
+    WHERE key = :email_key""")
 
-CREATE_ACCOUNT = Statement(
-    insert(User)
-    .values(id=OWNER, **_given(User, ["email", "email_key", "name", "password_hash"]))
-    .returning(*_USER),
-    UserRead,
-)
-
-FIND_ACCOUNT = Statement(
-    select(*_ACCOUNT).where(
-        col(User.email_key) == bindparam("email_key", type_=Text, required=True)
-    ),
-    Account,
-)
-
-REHASH_PASSWORD = Statement(
-    update(User)
-    .where(col(User.id) == OWNER, col(User.password_hash) == _KNOWN)
-    .values(password_hash=_BETTER)
-    .returning(col(User.id)),
-    dict[str, str],
-)
+REHASH_PASSWORD = Statement[dict[str, str]]("""
+    UPDATE users SET password_hash = :better WHERE id = :owner AND password_hash = :known
+    RETURNING id""")
 
 
-def _start_session(owner: CTE) -> Insert:
-    return insert(Session).from_select(["id", "user_id"], select(SESSION_ID, owner.c.id))
-
-
-def _revocation_key(kind: str, name: SQLColumnExpression[str]) -> Label[str]:
-    return func.concat(literal_column(f"'{kind}'"), name).label("key")
-
-
-def _revoke(keys: Select[tuple[str]] | CompoundSelect[tuple[str]]) -> Insert:
+def _revoke(keys: str) -> str:
     """Revoke tokens with one of these keys, for the `lifetime` that such tokens may have."""
-    key = keys.subquery().c.key
-    refused = insert(Revocation).from_select(
-        ["key", "expires_at"], select(key, func.now() + _LIFETIME)
+    return f"""
+        INSERT INTO revocations (key, expires_at)
+        SELECT key, now() + :lifetime::interval FROM ({keys}) AS refused (key)
+        ON CONFLICT (key) DO UPDATE SET
+            revoked_at = clock_timestamp(),
+            expires_at = greatest(revocations.expires_at, excluded.expires_at)"""
+
+
+# It waits for a password change in progress, after which `known` is wrong.
+START_SESSION = Statement[dict[str, str]]("""
+    WITH owner AS (
+        SELECT id FROM users WHERE id = :owner AND password_hash = :known FOR SHARE
     )
-    return refused.on_conflict_do_update(
-        index_elements=["key"],
-        set_={
-            "revoked_at": func.clock_timestamp(),
-            "expires_at": func.greatest(col(Revocation.expires_at), refused.excluded.expires_at),
-        },
+    INSERT INTO sessions (user_id, id) SELECT :owner, :session FROM owner RETURNING id""")
+
+_ALIVE = """
+    rotated_at > now() - :idle::interval
+    AND sessions.created_at > now() - :longest::interval"""
+
+ROTATE_SESSION = Statement[UserRow](f"""
+    UPDATE sessions SET
+        counter = :counter::bigint + 1,
+        rotated_at = CASE WHEN counter = :counter THEN now() ELSE rotated_at END
+    FROM users
+    WHERE sessions.id = :session AND users.id = user_id AND {_ALIVE} AND (
+        counter = :counter
+        OR counter = :counter + 1 AND rotated_at > now() - :grace::interval
     )
-
-
-def _end(*which: ColumnElement[bool]) -> tuple[CTE, CTE]:
-    """End sessions and revoke their tokens."""
-    ended = delete(Session).where(*which).returning(col(Session.id), col(Session.user_id))
-    rows = ended.cte("ended")
-    return rows, _revoke(select(_revocation_key(SESSION_KEY, rows.c.id))).cte("revoked")
-
-
-START_SESSION = Statement(
-    _start_session(
-        select(col(User.id))
-        .where(col(User.id) == OWNER, col(User.password_hash) == _KNOWN)
-        # Wait for a concurrent password change, after which the known hash does not match.
-        .with_for_update(read=True)
-        .cte("owner")
-    ).returning(col(Session.id)),
-    dict[str, str],
-)
-
-_IS_CURRENT = col(Session.counter) == _COUNTER
-_WAS_CURRENT = (col(Session.counter) == _COUNTER + _ONE) & (
-    col(Session.rotated_at) > func.now() - bindparam("grace", type_=Interval, required=True)
-)
-ROTATE_SESSION = Statement(
-    update(Session)
-    .where(col(Session.id) == SESSION_ID, _IS_CURRENT | _WAS_CURRENT, _ALIVE, _SESSIONS_USER)
-    .values(
-        counter=_COUNTER + _ONE,
-        rotated_at=case((_IS_CURRENT, func.now()), else_=col(Session.rotated_at)),
-    )
-    .returning(*_USER, col(Session.counter)),
-    Rotated,
-)
+    RETURNING {_USER}, counter""")
 """Compare-and-set: any number of calls with one counter rotate once and get the same result."""
 
-FIND_SESSION = Statement(
-    select(col(Session.user_id)).where(col(Session.id) == SESSION_ID, _ALIVE), dict[str, str]
-)
+FIND_SESSION = Statement[dict[str, str]](f"""
+    SELECT user_id FROM sessions WHERE id = :session AND {_ALIVE}""")
 
-END_SESSION = Statement(
-    delete(Session)
-    .where(col(Session.id) == SESSION_ID)
-    .returning(col(Session.user_id))
-    # Even if the session is already gone: its last access token may still be valid.
-    .add_cte(_revoke(select(_revocation_key(SESSION_KEY, SESSION_ID))).cte("revoked")),
-    dict[str, str],
-)
+# Even if the session is already gone: its last access token may still be valid.
+END_SESSION = Statement[dict[str, str]](f"""
+    WITH revoked AS ({_revoke("SELECT concat('session:', :session::text)")})
+    DELETE FROM sessions WHERE id = :session RETURNING user_id""")
 
-_ENDED, _REVOKED_WITH_THEM = _end(col(Session.user_id) == OWNER)
-END_SESSIONS = Statement(select(_ENDED.c.id).add_cte(_REVOKED_WITH_THEM), dict[str, str])
+_REVOKED = f"""revoked AS ({_revoke("SELECT concat('session:', id) FROM ended")})"""
 
-_CHANGED_USER = (
-    update(User)
-    .where(col(User.id) == OWNER, col(User.password_hash) == _KNOWN)
-    .values(password_hash=_BETTER)
-    .returning(*_USER)
-    .cte("changed")
-)
-_, _REVOKED_WITH_PASSWORD = _end(col(Session.user_id).in_(select(_CHANGED_USER.c.id)))
-CHANGE_PASSWORD = Statement(
-    select(_CHANGED_USER).add_cte(
-        _REVOKED_WITH_PASSWORD, _start_session(_CHANGED_USER).cte("started")
+END_SESSIONS = Statement[dict[str, str]](f"""
+    WITH ended AS (DELETE FROM sessions WHERE user_id = :owner RETURNING id), {_REVOKED}
+    SELECT id FROM ended""")
+
+# After the lock, or it would miss a session being started with the old password.
+CHANGE_PASSWORD = Statement[UserRead](
+    f"""
+    WITH changed AS (
+        UPDATE users SET password_hash = :better WHERE id = :owner AND password_hash = :known
+        RETURNING {_USER}
     ),
-    UserRead,
-    after=_LOCK_OWNER,  # or it would miss a session being started with the old one
+    ended AS (
+        DELETE FROM sessions WHERE user_id = :owner AND EXISTS (SELECT id FROM changed)
+        RETURNING id
+    ),
+    {_REVOKED},
+    started AS (INSERT INTO sessions (user_id, id) SELECT :owner, :session FROM changed)
+    SELECT * FROM changed""",
+    after=_LOCK_OWNER,
 )
 """Ends every session and starts another."""
 
-_DELETED_USER = (
-    delete(User)
-    .where(col(User.id) == OWNER, col(User.password_hash).is_not_distinct_from(_KNOWN))
-    .returning(col(User.id))
-    .cte("gone")
-)
-DELETE_ACCOUNT = Statement(
-    select(_DELETED_USER.c.id).add_cte(
-        _revoke(
-            union_all(
-                select(_revocation_key(SESSION_KEY, col(Session.id))).where(
-                    col(Session.user_id) == _DELETED_USER.c.id
-                ),
-                select(_revocation_key(USER_KEY, _DELETED_USER.c.id)),
-            )
-        ).cte("revoked")
+_KEYS_OF_THE_GONE = """
+    SELECT concat('session:', sessions.id) FROM sessions, gone WHERE sessions.user_id = :owner
+    UNION ALL SELECT concat('user:', id) FROM gone"""
+
+DELETE_ACCOUNT = Statement[dict[str, str]](f"""
+    WITH gone AS (
+        DELETE FROM users WHERE id = :owner AND password_hash IS NOT DISTINCT FROM :known
+        RETURNING id
     ),
-    dict[str, str],
-)
+    revoked AS ({_revoke(_KEYS_OF_THE_GONE)})
+    SELECT id FROM gone""")
 
 
 # --- Revocations and cleaning up ---
@@ -947,34 +599,15 @@ class Revoked(TypedDict):
     revoked_at: datetime
 
 
-REVOKE = Statement(
-    _revoke(select(bindparam("key", type_=Text, required=True).label("key"))).returning(
-        col(Revocation.key)
-    ),
-    dict[str, str],
-)
+REVOKE = Statement[dict[str, str]](f"{_revoke('SELECT :key::text')} RETURNING key")
 
-LIST_REVOCATIONS = Statement(
-    select(col(Revocation.key), col(Revocation.revoked_at)).where(
-        col(Revocation.expires_at) > func.now(),
-        col(Revocation.revoked_at)
-        > func.now() - bindparam("window", type_=Interval, required=True),
-    ),
-    Revoked,
-)
+LIST_REVOCATIONS = Statement[Revoked]("""
+    SELECT key, revoked_at FROM revocations
+    WHERE expires_at > now() AND revoked_at > now() - :window::interval""")
 
-
-_KEY_LIFETIME: ColumnElement[timedelta] = literal_column("interval '1 day'")
-CLEAN_UP = Statement(
-    delete(User)
-    # A write in progress while its account was deleted may have recreated the user.
-    .where(func.starts_with(col(User.id), literal_column(f"'{LOCAL}'")), col(User.email).is_(None))
-    .add_cte(
-        delete(Revocation).where(col(Revocation.expires_at) < func.now()).cte("expired"),
-        delete(Session).where(not_(_ALIVE)).cte("dead"),
-        delete(IdempotencyKey)
-        .where(col(IdempotencyKey.created_at) < func.now() - _KEY_LIFETIME)
-        .cte("forgotten"),
-    ),
-    dict[str, str],
-)
+# A write in progress while its account was deleted may have created the user again.
+CLEAN_UP = Statement[dict[str, str]](f"""
+    WITH expired AS (DELETE FROM revocations WHERE expires_at < now()),
+    dead AS (DELETE FROM sessions WHERE NOT ({_ALIVE})),
+    forgotten AS (DELETE FROM idempotency_keys WHERE created_at < now() - interval '1 day')
+    DELETE FROM users WHERE starts_with(id, 'local_') AND email IS NULL""")

@@ -44,11 +44,6 @@ def _no_nul(text: str) -> str:
     return text
 
 
-def folded(text: str) -> str:
-    """Return the form by which emails and tag names are compared."""
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-
-
 def _nfkc(value: object) -> object:
     # The same password, typed on another keyboard, may have other code points. Normalizing takes
     # quadratic time; very long values stay as they are, and are refused for their length.

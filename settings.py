@@ -72,16 +72,6 @@ def _postgres_url(url: str) -> str:
     return f"postgresql://{parts.netloc}{parts.path}" + (f"?{urlencode(kept)}" if kept else "")
 
 
-def _guess_pooler(url: str) -> bool:
-    """Recognize Neon's pooler by host, PgBouncer and Supabase by port, Prisma by query."""
-    authority, _, rest = url.partition("://")[2].partition("/")
-    host = authority.rpartition("@")[2]  # what precedes it may be a password
-    return bool(
-        re.search(r"-pooler([.:]|$)|:(6432|6543)$", host)
-        or re.search(r"[?&]pgbouncer=true(&|$)", rest)
-    )
-
-
 def _split(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -145,7 +135,7 @@ class Settings(BaseSettings):
     database_url: Annotated[str, AfterValidator(_postgres_url)] | None = Field(
         default=None, repr=False
     )
-    database_pooler: bool = False
+    database_pooler: bool | None = None
     database_pool_size: int = Field(default=10, ge=1, le=1000)
     migrate_on_start: bool = True
     better_auth_secret: str | None = Field(default=None, repr=False)
@@ -185,14 +175,11 @@ class Settings(BaseSettings):
     @classmethod
     def _empty_is_the_default(cls, values: dict[str, object]) -> dict[str, object]:
         """Ignore empty settings, except an empty rate limit, which means no limit."""
-        given = {
+        return {
             name: None if value == "" else value
             for name, value in values.items()
             if value != "" or name.endswith("rate_limit")
         }
-        if isinstance(url := given.get("database_url"), str):
-            given.setdefault("database_pooler", _guess_pooler(url))
-        return given
 
     @field_validator("better_auth_secret")
     @classmethod

@@ -12,10 +12,11 @@ import queries
 from dependencies.identity import read_claims
 from dependencies.rate_limits import address, rate_limits
 from errors import Problem
+from folding import folded
 from logs import log_event
 from passwords import Passwords
 from revocations import Revocations
-from schemas import Registration, TokenRead, UserRead, folded
+from schemas import Registration, TokenRead, UserRead
 from security import (
     LEEWAY_SECONDS,
     LOCAL,
@@ -233,8 +234,8 @@ class Accounts:
         log_event(self._request, "account_deleted")
 
     async def _prove(
-        self, user_id: str, account: queries.Account | None, password: str
-    ) -> queries.Account:
+        self, user_id: str, account: queries.UserRow | None, password: str
+    ) -> queries.UserRow:
         """Verify the current password. Raise `Problem` 403, 429, 503."""
         await self._limits.count(self._request, self._limits.auth, "account", user_id)
         right, _ = await self._passwords.verify(password, account and account["password_hash"])

@@ -1,6 +1,8 @@
 """Keyset pagination: each page begins where the last one ended, despite writes in between."""
 
+from collections.abc import Callable
 from functools import lru_cache
+from operator import itemgetter
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -8,11 +10,16 @@ import orjson
 from fastapi import Depends, Request, Response
 
 from errors import bad_parameter
+from folding import search_key
 from schemas import TaskFilter, TaskRead
 from security import Cursors, InvalidCursor
 
 _AS_SENT = "/?%:@!$&'()*+,;=~"
-_MEMBERS = {"created": "created_at", "updated": "updated_at"}
+_SORT_KEYS: dict[str, Callable[[TaskRead], object]] = {
+    "created": itemgetter("created_at"),
+    "updated": itemgetter("updated_at"),
+    "title": lambda task: search_key(task["title"]),
+}
 
 
 class Paging:
@@ -40,7 +47,8 @@ class Paging:
             tasks.pop()
             last = tasks[-1]
             name = query.sort.removeprefix("-")
-            place = orjson.dumps([last[_MEMBERS.get(name, name)], last["id"]])
+            key = _SORT_KEYS.get(name, itemgetter(name))(last)
+            place = orjson.dumps([key, last["id"]])
             cursor = self._cursors.cursor(place, _context(user_id, query))
             self._response.headers["Link"] = f'<{self._path(cursor)}>; rel="next"'
         return tasks

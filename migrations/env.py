@@ -41,4 +41,4 @@ if connection := context.config.attributes.get("connection"):
 else:
     from_environment = settings.load()
     with db.locate(from_environment) as database:
-        asyncio.run(db.run_sync(from_environment, database.url, run))
+        asyncio.run(db.run_sync(database.url, run))

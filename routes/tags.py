@@ -7,8 +7,9 @@ from fastapi import APIRouter
 import queries
 from dependencies import TagId, UserId
 from errors import BODY, OWNED, Problem, answers
+from folding import tag_key
 from routing import Route
-from schemas import TagCreate, TagPatch, TagRead, folded
+from schemas import TagCreate, TagPatch, TagRead
 
 router = APIRouter(
     prefix="/api/tags",
@@ -39,9 +40,12 @@ async def patch_tag(tag_id: TagId, tag: TagPatch, user_id: UserId) -> TagRead:
     members = tag.model_dump()
     if not members:
         return await _get(user_id, tag_id)
-    values = _values(members)
-    statement = queries.update_tag(frozenset(values))
-    while not (changed := await statement.first(owner=user_id, tag_id=tag_id, **values)):
+    values = {"name": None, "name_key": None, "color": None, **_values(members)}
+    while not (
+        changed := await queries.UPDATE_TAG.first(
+            owner=user_id, tag_id=tag_id, members=list(members), **values
+        )
+    ):
         current = await _get(user_id, tag_id)
         if members.items() <= current.items():
             return current  # already as requested
@@ -66,4 +70,4 @@ async def _get(user_id: str, tag_id: int) -> TagRead:
 
 def _values(members: dict[str, Any]) -> dict[str, Any]:
     """Add the key by which names are compared."""
-    return members | {"name_key": folded(members["name"])} if "name" in members else members
+    return members | {"name_key": tag_key(members["name"])} if "name" in members else members

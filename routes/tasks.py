@@ -1,6 +1,5 @@
 """The tasks of the user named in the token."""
 
-import re
 from functools import lru_cache
 from hashlib import sha256
 from typing import Annotated, Any
@@ -21,6 +20,7 @@ from dependencies import (
     UserId,
 )
 from errors import BODY, OWNED, Problem, answers, bad_parameter, header
+from folding import search_key, tag_key
 from live import EventStream, read_changes, stream
 from routing import Route
 from schemas import (
@@ -39,7 +39,6 @@ from schemas import (
     TaskRead,
     TaskUpdate,
     Updated,
-    folded,
 )
 
 router = APIRouter(
@@ -228,14 +227,15 @@ async def complete_tasks(
     change: Completion, user_id: UserId, query: Annotated[BulkFilter, Query()]
 ) -> Updated:
     """Mark many tasks done or not done. For "mark all done", send `status=pending` and true."""
-    statement = queries.complete_tasks(query.status)
-    return await statement.one(owner=user_id, completed=change.completed)
+    return await queries.COMPLETE_TASKS.one(
+        owner=user_id, status=query.status, completed=change.completed
+    )
 
 
 @router.delete("")
 async def delete_tasks(user_id: UserId, query: Annotated[BulkFilter, Query()]) -> Deleted:
     """Delete many tasks. For "clear completed", send `status=completed`."""
-    return await queries.delete_tasks(query.status).one(owner=user_id)
+    return await queries.DELETE_TASKS.one(owner=user_id, status=query.status)
 
 
 def _refuse_ahead(name: str, since: int, rev: int) -> None:
@@ -245,31 +245,26 @@ def _refuse_ahead(name: str, since: int, rev: int) -> None:
 
 
 @lru_cache(maxsize=64)
-def _read(query: TaskFilter) -> tuple[Statement[queries.Listed], dict[str, Any]]:
+def _read(query: TaskFilter) -> tuple[Statement[queries.TaskRow], dict[str, Any]]:
     """Return the statement of a list, and the values that come from the query."""
+    text = search_key(query.search or "")
     shape = queries.Shape(
         status=query.status,
         tagged=bool(query.tag),
-        search=_search(query.search),
+        searched=bool(text),
         due=query.due_after is not None or query.due_before is not None,
         sort=query.sort,
         continued=query.cursor is not None,
     )
     values = {
         "priority": query.priority,
-        "tag_keys": list({folded(name) for name in query.tag}),
-        "pattern": query.search and "%" + re.sub(r"([%_\\])", r"\\\1", query.search) + "%",
+        "tag_keys": list({tag_key(name) for name in query.tag}),
+        "text": text,
         "due_after": query.due_after or FIRST_MOMENT,
         "due_before": query.due_before or LAST_MOMENT,
         "limit": query.limit + 1,  # one more than asked for, to know whether there are more
     }
     return queries.list_tasks(shape), values
-
-
-def _search(text: str | None) -> queries.Search:
-    if text is None:
-        return "none"
-    return "words" if re.search(r"[^\W_]{3}", text) else "letters"
 
 
 def _etag(task: TaskRead) -> str:
@@ -320,42 +315,66 @@ async def _change(
     members = change.model_dump()
     if not members:
         return await _check(user_id, task_id, match)
-    names, values = frozenset(members), _values(members)
-    for is_patient in (False, True):
-        statement = queries.update_task(names, is_patient=is_patient)
+    first, then = queries.UPDATE_TASK, queries.UPDATE_TASK
+    if "tags" in members:
+        first, then = queries.UPDATE_TAGGED_TASK, queries.UPDATE_TAGGED_TASK_IN_TURN
+    values = _NO_VALUES | _values(members) | {"members": list(members)}
+    # At PostgreSQL's usual level, READ COMMITTED, a statement that has waited for a lock reads the
+    # locked rows as they are now, and all others as they were when it began. So one that waited for
+    # another write of this user may not see a task made by that, and cannot know a task's tags: it
+    # writes nothing. The look that follows is newer, and so is the second try; one that sets tags
+    # waits in a statement of its own before.
+    for statement in first, then:
         if task := await statement.first(owner=user_id, task_id=task_id, match=match, **values):
             return await _as_written(user_id, task)
         current = await _check(user_id, task_id, match)
-        if "tags" not in names and members.items() <= current.items():
+        if "tags" not in members and members.items() <= current.items():
             break
-        # Otherwise it may have been created or changed since the statement: try once more.
     return current  # already as requested
 
 
-async def _as_written(user_id: str, task: queries.Written) -> TaskRead:
-    """Return the task with the tags of its revision. Raise `Problem` 404 if it is gone."""
+async def _as_written(user_id: str, task: queries.TaskRow) -> TaskRead:
+    """Return the task with the tags of its revision. Raise `Problem` 404 if it is gone.
+
+    A statement that waited has read the tags as they were before, see `_change`.
+    """
     if task.pop("is_stale", False):
         return await _get(user_id, task["id"])
     return task
 
 
-def _repeated(row: queries.Repeated, digest: bytes | None) -> TaskRead:
+def _repeated(row: queries.TaskRow, digest: bytes | None) -> TaskRead:
     """Return the task that was created earlier under the same key."""
     if row["digest"] != digest:
         raise Problem("idempotency_key_reused")
     return found(queries.task_of(row) if row["id"] is not None else None)
 
 
+_NO_VALUES = dict.fromkeys(queries.TASK_COLUMNS)
+
+
 def _values(members: dict[str, Any]) -> dict[str, Any]:
-    """Replace tags by their names and comparison keys; of two spellings the first counts."""
-    names = {folded(name): name for name in reversed(members.pop("tags", []))}
-    return members | {"tag_keys": list(names), "tag_names": list(names.values())}
+    """Return the values to write, with the forms in which they are searched and compared.
+
+    Of two spellings of a tag the first counts.
+    """
+    names = {tag_key(name): name for name in reversed(members.get("tags", []))}
+    keys = {
+        f"{name}_key": members[name] and search_key(members[name])
+        for name in ("title", "description")
+        if name in members
+    }
+    tag_keys = sorted(names)
+    return members | keys | {"tag_keys": tag_keys, "tag_names": [names[key] for key in tag_keys]}
 
 
 async def _relink(user_id: str, task_id: int, tag_id: int, *, wanted: bool) -> TaskRead:
     statement = queries.ADD_TAG if wanted else queries.REMOVE_TAG
     for _ in range(2):
-        if changed := await statement.first(owner=user_id, task_id=task_id, tag_id=tag_id):
+        changed = await statement.first(
+            owner=user_id, task_id=task_id, tag_id=tag_id, max_tags=MAX_TAGS
+        )
+        if changed:
             return changed
         task = await _get(user_id, task_id)
         if await queries.GET_TAG.first(owner=user_id, tag_id=tag_id) is None:

@@ -331,7 +331,8 @@ async def test_bcrypt_hashes_of_an_older_backend_are_upgraded(
     old = bcrypt.hashpw(password.encode()[:72], bcrypt.gensalt(4)).decode()
     connection = await asyncpg.connect(database.url)
     await connection.execute(
-        "INSERT INTO users (id, email, email_key, password_hash) VALUES ($1, $2, $2, $3)",
+        "WITH taken AS (INSERT INTO emails (key, user_id) VALUES ($2, $1))"
+        " INSERT INTO users (id, email, password_hash) VALUES ($1, $2, $3)",
         *(f"local_{hashlib.md5(email.encode()).hexdigest()}", email, old),  # noqa: S324
     )
 

@@ -13,12 +13,11 @@ import pytest
 import db
 import queries
 from schemas import FIRST_MOMENT, LAST_MOMENT, Sort
-from settings import Settings
-from tests.conftest import SECRET
 
 pytestmark = pytest.mark.campaign
 
-MAX_MS = 10
+MAX_MS = {"created": 10, "-created": 10}
+MAX_MS_IN_ANOTHER_ORDER = 200
 TASKS = 1_000_000
 OF_ONE_USER = TASKS // 10
 PAGE = 51
@@ -31,9 +30,11 @@ INSERT INTO users (id) SELECT 'user ' || n FROM generate_series(0, 9) n;
 INSERT INTO tags (user_id, name, name_key)
 SELECT 'user ' || n % 10, 'tag ' || n / 10, 'tag ' || n / 10 FROM generate_series(0, 199) n;
 INSERT INTO tasks (
-    user_id, title, description, completed, priority, due_date, created_at, updated_at
+    user_id, title, title_key, description, description_key, completed, priority, due_date,
+    created_at, updated_at
 )
-SELECT 'user ' || n % 10, 'Task number ' || n, CASE WHEN n % 3 = 0 THEN md5(n::text) END,
+SELECT 'user ' || n % 10, 'Task number ' || n, 'task number ' || n,
+       CASE WHEN n % 3 = 0 THEN md5(n::text) END, CASE WHEN n % 3 = 0 THEN md5(n::text) END,
        n % 7 < 3, (ARRAY['low', 'medium', 'high'])[1 + n / 10 % 3],
        CASE WHEN n / 10 % 4 <> 0 THEN '2026-01-01Z'::timestamptz + n * interval '1 minute' END,
        '2026-01-01Z'::timestamptz + n * interval '1 second',
@@ -49,7 +50,7 @@ VALUES: dict[str, Any] = {
     "owner": "user 3",
     "priority": None,
     "tag_keys": ["tag 7"],
-    "pattern": "%number 4711%",
+    "text": "number 4711",
     "due_after": FIRST_MOMENT,
     "due_before": LAST_MOMENT,
     "known": [],
@@ -62,10 +63,10 @@ FILTERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "one tag": ({"tagged": True}, {}),
     "two tags": ({"tagged": True}, {"tag_keys": ["tag 0", "tag 7"]}),
     "no such tag": ({"tagged": True}, {"tag_keys": ["tag x"]}),
-    "text of 111": ({"search": "words"}, {}),
-    "text of all": ({"search": "words"}, {"pattern": "%task%"}),
-    "text of none": ({"search": "words"}, {"pattern": "%nowhere%"}),
-    "one letter": ({"search": "letters"}, {"pattern": "%x%"}),
+    "text of 111": ({"searched": True}, {}),
+    "text of all": ({"searched": True}, {"text": "task"}),
+    "text of none": ({"searched": True}, {"text": "nowhere"}),
+    "one letter": ({"searched": True}, {"text": "x"}),
     "due after": ({"due": True}, {"due_after": MIDDLE}),
     "due before": ({"due": True}, {"due_before": MIDDLE}),
 }
@@ -74,11 +75,15 @@ FILTERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 ORDERS = {
     "created": "created_at",
     "updated": "updated_at",
-    "title": "lower(title)",
+    "title": "title_key",
     "due_date": "due_date",
     "priority": "array_position(ARRAY['low', 'medium', 'high'], priority)",
 }
-MEMBERS = {name: name for name in ORDERS} | {"created": "created_at", "updated": "updated_at"}
+MEMBERS = {name: name for name in ORDERS} | {
+    "created": "created_at",
+    "updated": "updated_at",
+    "title": "title_key",
+}
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +93,7 @@ async def million(database: db.Database) -> AsyncIterator["asyncpg.Connection[An
     name = f"campaign_{uuid.uuid4().hex}"
     await admin.execute(f"CREATE DATABASE {name}")
     url = urlsplit(database.url)._replace(path=f"/{name}").geturl()
-    settings = Settings(database_url=url, better_auth_secret=SECRET)
-    await db.run_sync(settings, url, db.upgrade)
+    await db.run_sync(url, db.upgrade)
     connection = await asyncpg.connect(url)
     indexes = await connection.fetch(
         "SELECT indexname, indexdef FROM pg_indexes"
@@ -196,17 +200,15 @@ async def test_no_list_reads_the_whole_table(
 ) -> None:
     """Count what is read for the first page, and for pages in the middle and near the end.
 
-    Promised is that a list without a filter reads about its page, in every order and wherever the
-    page begins, and that no filter reads tasks of other users, of whom there may be any number.
-    Not promised is that a filter reads no more than what it finds: it may go through all tasks of
-    the user, as it does for a single letter, and where the plan is made before the text is known
-    also for a text that is in every task.
+    Promised is that a list by creation without a filter reads about its page, wherever that begins,
+    and that no order and no filter reads tasks of other users, of whom there may be any number.
+    Another order, or a filter, may go through all tasks of the user, but not take long.
     """
     wanted, values = FILTERS[filtered]
     shape: dict[str, Any] = {
         "status": "all",
         "tagged": False,
-        "search": "none",
+        "searched": False,
         "due": False,
     } | wanted
     for (sort, before), start in starts.items():
@@ -221,7 +223,7 @@ async def test_no_list_reads_the_whole_table(
         scanned = {node["Relation Name"] for node in nodes(plan) if node["Node Type"] == "Seq Scan"}
         assert not scanned & {"tasks", "task_tags"}, plan
         assert read <= OF_ONE_USER, plan
-        assert ms < db.DEADLINE_SECONDS * 1000, plan
-        if filtered == "none":
+        assert ms < MAX_MS_IN_ANOTHER_ORDER, plan
+        if filtered == "none" and sort in MAX_MS:
             assert PAGE <= read <= 2 * PAGE, plan
-            assert before or ms < MAX_MS
+            assert before or ms < MAX_MS[sort]

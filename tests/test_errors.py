@@ -234,10 +234,10 @@ async def test_names_of_prepared_statements_are_nobody_elses(ada: Person) -> Non
     """Else, through a transaction pooler, one process would run another's statement."""
     await list_ids(ada)
 
-    rows = await db._fetch([("SELECT name FROM pg_prepared_statements", [])], 1)  # noqa: SLF001  (on the service's own connection)
+    rows = await db.Statement[dict[str, str]]("SELECT name FROM pg_prepared_statements").all()
 
     assert rows
-    assert all(re.fullmatch(r"todo_stmt_[0-9a-f]{32}", row["name"]) for row in rows)
+    assert all(re.fullmatch(r"todo_[0-9a-f]{32}", row["name"]) for row in rows)
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/static/demo.js"])

@@ -1,17 +1,20 @@
 """No user ever sees, changes or learns of another's row."""
 
 import itertools
+import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
+import asyncpg
 import httpx
 import pytest
 
 import db
 import queries
-from schemas import Sort, Status
+from models import Task
+from schemas import Sort, Status, TagRead, TaskCreate, TaskPatch, TaskRead, UserRead
 from tests.conftest import Person, token
 from tests.test_tags import create_tag
 from tests.test_tasks import create, list_ids
@@ -165,74 +168,127 @@ async def test_ids_of_every_kind_have_tasks_of_their_own(
     assert task in (await person.get("/api/tasks")).json()
 
 
-PROVEN = {
-    *("FIND_ACCOUNT", "START_SESSION", "ROTATE_SESSION", "FIND_SESSION", "END_SESSION"),
-    *("REVOKE", "LIST_REVOCATIONS", "CLEAN_UP"),
+OWNED = {"users": "id"} | dict.fromkeys(
+    ("tasks", "tags", "task_tags", "deletions", "idempotency_keys", "sessions", "emails"), "user_id"
+)
+"""The tables of users' data, and the column that says whose a row is."""
+
+WITHOUT_OWNER = {
+    "FIND_ACCOUNT": "by email: whoever signs in knows the password",
+    "CREATE_ACCOUNT": "the email's row begins with the email; the test below looks at the user's",
+    "ROTATE_SESSION": "by session: the refresh token is signed",
+    "FIND_SESSION": "by session: the refresh token is signed",
+    "END_SESSION": "by session: the refresh token is signed",
+    "CLEAN_UP": "deletes what has expired, whosoever it is",
 }
-"""What is found by email or by session, for whoever proves to know the secret that goes with it."""
+LISTS = itertools.starmap(
+    queries.Shape,
+    itertools.product(get_args(Status), *[(True, False)] * 3, get_args(Sort), (True, False)),
+)
 
 
-SHAPES: dict[str, Iterable[Any]] = {
-    "create_task": [
-        {"is_tagged": tagged, "is_keyed": keyed} for tagged in (0, 1) for keyed in (0, 1)
-    ],
-    "list_tasks": itertools.starmap(
-        queries.Shape,
-        itertools.product(
-            *(get_args(Status), (True, False), get_args(queries.Search)),
-            *((True, False), get_args(Sort), (True, False)),
-        ),
-    ),
-    "update_task": [frozenset({"title"}), frozenset({"tags"}), frozenset({"title", "tags"})],
-    "update_tag": [frozenset({"color"}), frozenset({"name", "name_key"})],
-    "complete_tasks": get_args(Status),
-    "delete_tasks": get_args(Status),
-}
-"""What statements are made for: filters, and the members that change."""
+def statements() -> Iterator[tuple[str, db.Statement[Any]]]:
+    """List all statements by name, also those that are made for a filter or a kind of task."""
+    for name, value in vars(queries).items():
+        if isinstance(value, db.Statement):
+            yield name, value
+    for shape in LISTS:
+        yield str(shape), queries.list_tasks(shape)
+    for tagged, keyed in itertools.product((True, False), repeat=2):
+        made = queries.create_task(is_tagged=tagged, is_keyed=keyed)
+        yield f"create_task {tagged} {keyed}", made
 
 
-def test_every_statement_names_its_owner() -> None:
-    """Also those that are made for a filter or for the members that change."""
-    statements = [
-        value
-        for name, value in vars(queries).items()
-        if isinstance(value, db.Statement) and name not in PROVEN
-    ]
-    makers = {
-        name: value
-        for name, value in vars(queries).items()
-        if isinstance(value, type(queries.list_tasks))
-    }
-    assert makers.keys() == SHAPES.keys()
-    statements += [
-        maker(**shape) if isinstance(shape, dict) else maker(shape)
-        for name, maker in makers.items()
-        for shape in SHAPES[name]
-    ]
-
-    assert len(statements) >= 500
-    for statement in statements:
-        bound = _owner_parameters(statement.sql)
-        assert {statement.names[number - 1] for number in bound} == {"owner"}, statement.sql
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """List the nodes of a plan."""
+    yield plan
+    for inner in plan.get("Plans", []):
+        yield from nodes(inner)
 
 
-def _owner_parameters(sql: str) -> set[int]:
-    """Find the parameters that say whose rows are meant, one for each mention of a table."""
-    sql = re.sub(r"FOR NO KEY UPDATE OF [\w, ]+", "", sql)
-    mentions = re.findall(
-        r"(?:FROM|JOIN|UPDATE|INTO|,)"
-        r" (?:tasks|users|tags|task_tags|deletions|idempotency_keys)\b(?!\.)"
-        r"|FROM sessions WHERE sessions\.user_id = ",
-        sql,
-    )
-    owners = re.findall(
-        r"(?:(?:tasks|sessions|tags|task_tags|deletions|idempotency_keys)\.user_id = |users\.id = "
-        r"|INTO \w+ \((?:user_)?id\b[^$]*VALUES \("
-        r"|INTO (?:users \(|\w+ \(user_)id\b[^$]*SELECT )\$(\d+)",
-        sql,
-    )
-    assert len(mentions) == len(owners) > 0, sql
-    return set(map(int, owners))
+@pytest.fixture
+async def backdoor(
+    app: object, database: db.Database
+) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """Reach the database past the service."""
+    assert app
+    connection = await asyncpg.connect(database.url)
+    yield connection
+    await connection.close()
+
+
+async def test_every_statement_reads_and_writes_rows_of_its_owner_only(
+    backdoor: "asyncpg.Connection[asyncpg.Record]",
+) -> None:
+    """Ask PostgreSQL: in its plan, each scan of an owned table is bound to the owner."""
+    await backdoor.execute("SET plan_cache_mode = force_generic_plan")
+    names = set()
+    for name, statement in statements():
+        names.add(name)
+        owner = f"${statement.names.index('owner') + 1}" if "owner" in statement.names else None
+        await backdoor.execute(f"PREPARE it AS {statement.sql}")
+        nulls = f"({', '.join('NULL' for _ in statement.names)})" if statement.names else ""
+        explained = await backdoor.fetchval(f"EXPLAIN (VERBOSE, FORMAT JSON) EXECUTE it {nulls}")
+        await backdoor.execute("DEALLOCATE it")
+        if name in WITHOUT_OWNER:
+            continue
+        for node in nodes(json.loads(explained)[0]["Plan"]):
+            assert_owned(node, owner, statement.sql)
+
+    assert names > WITHOUT_OWNER.keys()
+    assert len(names) > 500
+
+
+def assert_owned(node: dict[str, Any], owner: str | None, sql: str) -> None:
+    """Fail if this step of a plan could touch a row of anybody else."""
+    column = OWNED.get(node.get("Relation Name", ""))
+    if column is None:
+        return
+    if node.get("Operation") == "Insert":
+        (source,) = (inner for inner in node["Plans"] if inner["Parent Relationship"] == "Outer")
+        assert source["Output"][0] in {owner, f"({owner})::text"}, sql
+    elif "Scan" in node["Node Type"]:
+        conditions = " AND ".join(
+            node.get(kind, "") for kind in ("Index Cond", "Recheck Cond", "Filter")
+        )
+        bound = rf"\b{column} = \(?{re.escape(str(owner))}\b"
+        assert re.search(bound, conditions), f"{conditions}: {sql}"
+
+
+async def test_an_account_belongs_to_the_user_that_it_is_made_for(
+    backdoor: "asyncpg.Connection[asyncpg.Record]",
+) -> None:
+    row = {"email": "canary@example.com", "name": None, "password_hash": "x"}
+    await queries.CREATE_ACCOUNT.one(owner="local_canary", email_key="canary@example.com", **row)
+
+    found = await backdoor.fetch("SELECT user_id FROM emails WHERE key = 'canary@example.com'")
+    await backdoor.execute("DELETE FROM users WHERE id = 'local_canary'")
+
+    assert [row["user_id"] for row in found] == ["local_canary"]
+    assert not await backdoor.fetch("SELECT FROM emails WHERE key = 'canary@example.com'")
+
+
+def test_no_column_of_a_task_is_forgotten() -> None:
+    """What clients write is in every statement that writes; what they read is in every answer."""
+    made_here = {"user_id", "id", "created_at", "updated_at", "rev", "due_is_day"}
+    columns = {*Task.__table__.columns.keys()}  # type: ignore[attr-defined]
+
+    assert columns == made_here | queries.TASK_COLUMNS.keys()
+    assert {*queries.TASK_COLUMNS.values(), "tags"} == TaskCreate.model_fields.keys()
+    assert TaskCreate.model_fields.keys() == TaskPatch.model_fields.keys()
+
+
+async def test_an_answer_has_the_members_of_its_type(
+    backdoor: "asyncpg.Connection[asyncpg.Record]",
+) -> None:
+    for statement, row in (
+        (queries.GET_TASK, TaskRead),
+        (queries.GET_TAG, TagRead),
+        (queries.FIND_USER, UserRead),
+    ):
+        prepared = await backdoor.prepare(statement.sql)
+        names = [attribute.name for attribute in prepared.get_attributes()]
+        assert names == [*row.__annotations__]
 
 
 def test_only_queries_build_sql(project: Path) -> None:

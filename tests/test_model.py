@@ -9,8 +9,9 @@ from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from folding import search_key, tag_key
 from models import Priority
-from schemas import Sort, folded
+from schemas import Sort
 from tests.conftest import Person, token
 from tests.test_lists import next_page, sort_key
 
@@ -122,9 +123,9 @@ class Model:
             task
             for task in self.matching(who, query.get("status", "all"))
             if query.get("priority", task["priority"]) == task["priority"]
-            and {folded(name.strip()) for name in query.get("tag", [])} <= set(keys(task["tags"]))
+            and {tag_key(name.strip()) for name in query.get("tag", [])} <= set(keys(task["tags"]))
             and any(
-                query.get("search", "").lower() in text.lower()
+                search_key(query.get("search", "")) in search_key(text)
                 for text in (task["title"], task["description"] or "")
             )
             and ("due_after" not in query or (task["due_date"] or "") > query["due_after"])
@@ -166,7 +167,7 @@ def stored(members: Task) -> Task:
 
 def by_name(tag: Tag) -> str:
     """Give what tags are sorted by."""
-    return folded(tag["name"])
+    return tag_key(tag["name"])
 
 
 def keys(tags: list[Tag]) -> list[str]:
@@ -179,7 +180,7 @@ def check_tags(model: Model, who: int, task: Task, change: Task, before: list[Ta
     if "tags" not in change:
         assert task["tags"] == before
         return
-    assert keys(task["tags"]) == sorted({folded(name.strip()) for name in change["tags"]})
+    assert keys(task["tags"]) == sorted({tag_key(name.strip()) for name in change["tags"]})
     known = {by_name(tag): tag for tag in model.tags[who].values()}
     for tag in task["tags"]:
         assert known.get(by_name(tag), tag) == tag
@@ -266,7 +267,7 @@ async def call_tag(model: Model, person: Person, name: str, who: int, *arguments
         assert response.json()["code"] == "tag_not_found"
     elif tag_name is None:
         del mine[tag_id]
-    elif folded(tag_name.strip()) in keys([tag for tag in mine.values() if tag["id"] != tag_id]):
+    elif tag_key(tag_name.strip()) in keys([tag for tag in mine.values() if tag["id"] != tag_id]):
         assert response.json()["code"] == "tag_exists"
     else:
         tag = response.json()

@@ -65,12 +65,8 @@ async def test_there_are_as_many_connections_as_the_setting_says(
     configured: Settings, database: db.Database
 ) -> None:
     async with db.connect(configured.model_copy(update={"database_pool_size": 2}), database.url):
-        found = await asyncio.gather(
-            *(
-                db._fetch([("SELECT pg_backend_pid() AS pid FROM pg_sleep(0.05)", [])], 5)  # noqa: SLF001  (on a pooled connection)
-                for _ in range(6)
-            )
-        )
+        find = db.Statement[dict[str, str]]("SELECT pg_backend_pid() AS pid FROM pg_sleep(0.05)")
+        found = await asyncio.gather(*(find.all() for _ in range(6)))
 
     assert len({row["pid"] for rows in found for row in rows}) == 2
 
@@ -82,7 +78,10 @@ async def test_through_a_pooler_no_statement_stays_prepared(
     settings = configured.model_copy(update={"database_pooler": pooler})
     async with db.connect(settings, database.url):
         await queries.GET_TASK.first(owner="ada", task_id=1)
-        kept = await db._fetch([("SELECT statement FROM pg_prepared_statements", [])], 1)  # noqa: SLF001  (on a pooled connection)
+        find = db.Statement[dict[str, str]](
+            "SELECT name FROM pg_prepared_statements WHERE name <> ''"
+        )
+        kept = await find.all()
 
     assert bool(kept) is not pooler
 
@@ -116,14 +115,14 @@ async def test_a_connection_that_the_server_closed_is_replaced(
 async def test_a_connection_that_lost_its_statements_is_replaced(ada: Person) -> None:
     """As behind a transaction pooler that nobody told us of."""
     task = await create(ada)
-    await db._fetch([("DEALLOCATE ALL", [])], 1)  # noqa: SLF001  (on a pooled connection)
+    await db.Statement[dict[str, str]]("DEALLOCATE ALL").all()
 
     assert (await ada.get(f"/api/tasks/{task['id']}")).json() == task
 
 
 async def test_a_connection_to_a_server_that_became_read_only_is_replaced(ada: Person) -> None:
     """As after a failover, when the name leads to another server by now."""
-    await db._fetch([("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", [])], 1)  # noqa: SLF001  (on a pooled connection)
+    await db.Statement[dict[str, str]]("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY").all()
 
     answers = [await ada.post("/api/tasks", json={"title": "x"}) for _ in range(2)]
 
@@ -219,9 +218,10 @@ async def test_making_one_tag_in_two_ways_does_not_deadlock(
 
 async def test_a_turn_that_nobody_takes_any_more_is_passed_on(configured: Settings) -> None:
     pool = db._Pool("", configured.model_copy(update={"database_pool_size": 1}))  # noqa: SLF001
-    await pool._enter(1)  # noqa: SLF001
+    soon = time.monotonic() + 1
+    await pool._enter(soon)  # noqa: SLF001
 
-    waiting = [asyncio.create_task(pool._enter(1)) for _ in range(2)]  # noqa: SLF001
+    waiting = [asyncio.create_task(pool._enter(soon)) for _ in range(2)]  # noqa: SLF001
     await asyncio.sleep(0)
     waiting[0].cancel()  # while it waits
     await asyncio.sleep(0)
@@ -230,18 +230,19 @@ async def test_a_turn_that_nobody_takes_any_more_is_passed_on(configured: Settin
     results = await asyncio.gather(*waiting, return_exceptions=True)
 
     assert [type(result) for result in results] == [asyncio.CancelledError] * 2
-    await asyncio.wait_for(pool._enter(1), 0.1)  # noqa: SLF001
+    await asyncio.wait_for(pool._enter(soon), 0.1)  # noqa: SLF001
 
 
 async def test_a_turn_that_comes_with_the_deadline_is_taken(configured: Settings) -> None:
     pool = db._Pool("", configured.model_copy(update={"database_pool_size": 1}))  # noqa: SLF001
-    await pool._enter(1)  # noqa: SLF001
+    soon = time.monotonic() + 1
+    await pool._enter(soon)  # noqa: SLF001
 
-    waiting = asyncio.create_task(pool._enter(0.01))  # noqa: SLF001
+    waiting = asyncio.create_task(pool._enter(time.monotonic() + 0.01))  # noqa: SLF001
     await asyncio.sleep(0)
     asyncio.get_running_loop().call_soon(pool._leave)  # noqa: SLF001
     time.sleep(0.02)
     await waiting
 
     with pytest.raises(TimeoutError):
-        await pool._enter(0.01)  # noqa: SLF001
+        await pool._enter(time.monotonic() + 0.01)  # noqa: SLF001

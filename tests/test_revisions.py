@@ -888,12 +888,12 @@ def test_streams_do_not_hold_up_the_shutdown(database: db.Database, project: Any
 
 @pytest.mark.parametrize("pooler", [True, False])
 async def test_streams_poll_while_nobody_can_listen(
-    configured: Settings, monkeypatch: pytest.MonkeyPatch, pooler: bool
+    configured: Settings, database: db.Database, monkeypatch: pytest.MonkeyPatch, pooler: bool
 ) -> None:
     monkeypatch.setattr(live, "TICK_SECONDS", 0.05)
     settings = configured.model_copy(update={"database_pooler": pooler})
-    polled = live.Live(settings, "postgresql://u@127.0.0.1:1/d")
-    async with polled.kept_up():
+    polled = live.Live("postgresql://u@127.0.0.1:1/d")
+    async with db.connect(settings, database.url), polled.kept_up():
         with polled.waiter("ada") as waiter, polled.waiter("ada"):
             for _ in range(3):
                 await asyncio.wait_for(waiter.wait(), 1)
@@ -1013,11 +1013,12 @@ async def test_a_stream_goes_on_watching(
 
 
 async def test_a_connection_that_listens_is_tried_and_replaced(
-    configured: Settings, database: db.Database, monkeypatch: pytest.MonkeyPatch
+    app: object, database: db.Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert app
     monkeypatch.setattr(live, "TICK_SECONDS", 0.05)
     monkeypatch.setattr(db, "LISTEN_SECONDS", 0.05)
-    listening = live.Live(configured, database.url)
+    listening = live.Live(database.url)
     async with listening.kept_up():
         with listening.waiter("ada") as waiter:
             await asyncio.wait_for(waiter.wait(), 2)
@@ -1037,8 +1038,9 @@ async def test_a_connection_that_listens_is_tried_and_replaced(
 
 @pytest.mark.parametrize("turns", range(5))
 async def test_a_service_ends_though_the_connection_that_listens_ends_with_it(
-    turns: int, configured: Settings, database: db.Database, monkeypatch: pytest.MonkeyPatch
+    turns: int, app: object, database: db.Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert app
     connections: list[asyncpg.Connection] = []
     connect = asyncpg.connect
 
@@ -1047,7 +1049,7 @@ async def test_a_service_ends_though_the_connection_that_listens_ends_with_it(
         return connections[-1]
 
     monkeypatch.setattr(asyncpg, "connect", remembered)
-    listening = live.Live(configured, database.url)
+    listening = live.Live(database.url)
 
     async with asyncio.timeout(5), listening.kept_up():
         with listening.waiter("ada") as waiter:
@@ -1061,7 +1063,7 @@ async def test_the_signal_that_ends_the_server_ends_the_streams_too() -> None:
     told: list[str] = []
     before = signal.signal(signal.SIGTERM, lambda *_: told.append("server"))
     try:
-        with live._before_shutdown(lambda: told.append("streams")):  # noqa: SLF001
+        with live._told_to_stop(lambda: told.append("streams")):  # noqa: SLF001
             signal.raise_signal(signal.SIGTERM)
             await asyncio.sleep(0.05)
     finally:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-import db
 from settings import STARTUP_FAILURE, Settings, load
 
 SECRET = "x" * 32
@@ -25,7 +24,7 @@ def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_without_any_setting_the_defaults_hold() -> None:
     assert load().model_dump() == {
         "database_url": None,
-        "database_pooler": False,
+        "database_pooler": None,
         "database_pool_size": 10,
         "migrate_on_start": True,
         "better_auth_secret": None,
@@ -101,28 +100,6 @@ def test_urls_are_taken_as_they_are_handed_out(handed_out: str, used: str | None
     settings = Settings(database_url=handed_out, better_auth_secret=SECRET)
 
     assert settings.database_url == (used or handed_out.replace("postgres://", "postgresql://"))
-
-
-@pytest.mark.parametrize(
-    ("url", "pooler"),
-    [
-        ("postgresql://u:p@ep-x-pooler.eu.aws.neon.tech/db", True),
-        ("postgresql://u:p@aws-0-eu.pooler.supabase.com:6543/postgres", True),
-        ("postgresql://u:p@h/d?pgbouncer=true", True),
-        ("postgresql://u:p@h:6432/d", True),
-        ("postgresql://u:p@aws-0-eu.pooler.supabase.com:5432/postgres", False),
-        ("postgresql://u:p@ep-x.eu.aws.neon.tech/db", False),
-        ("postgresql://u:x-pooler.y@h/d", False),
-        ("postgresql://u:6432@h/d", False),
-        ("postgresql://u:p@h/d?application_name=:6432&pgbouncer=trueish", False),
-    ],
-)
-def test_a_transaction_pooler_is_guessed_and_can_be_said(url: str, pooler: bool) -> None:
-    guessed = Settings(database_url=url, better_auth_secret=SECRET)
-    said = Settings(database_url=url, better_auth_secret=SECRET, database_pooler=not pooler)
-
-    assert guessed.database_pooler is pooler
-    assert said.database_pooler is not pooler
 
 
 @pytest.mark.parametrize(
@@ -203,12 +180,13 @@ def test_an_empty_rate_limit_is_off_and_all_else_that_is_empty_the_default(
     assert settings == Settings(rate_limit="", auth_rate_limit="", refresh_rate_limit="")
 
 
-def test_an_empty_pooler_is_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DATABASE_POOLER", "")
-    monkeypatch.setenv("DATABASE_URL", "postgresql://u:p@ep-x-pooler.eu.aws.neon.tech/db")
-    monkeypatch.setenv("BETTER_AUTH_SECRET", SECRET)
+@pytest.mark.parametrize(("said", "pooler"), [("", None), ("true", True), ("false", False)])
+def test_a_pooler_is_found_out_unless_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, said: str, pooler: bool | None
+) -> None:
+    monkeypatch.setenv("DATABASE_POOLER", said)
 
-    assert load().database_pooler
+    assert load().database_pooler is pooler
 
 
 def test_a_file_that_is_not_utf_8_ends_the_start_with_one_line(
@@ -270,12 +248,6 @@ def test_secrets_are_not_in_the_representation() -> None:
 
     assert SECRET not in repr(settings)
     assert ":p@" not in repr(settings)
-
-
-def test_through_a_pooler_nothing_is_kept_between_statements() -> None:
-    pooled = Settings(database_url=URL, better_auth_secret=SECRET, database_pooler=True)
-
-    assert db._options(pooled)["statement_cache_size"] == 0  # noqa: SLF001  (nothing else tells)
 
 
 def test_the_service_says_the_line_and_nothing_else(project: Path) -> None:

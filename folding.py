@@ -1,0 +1,38 @@
+"""Forms of text for comparison: what is equal to people gets the same form."""
+
+import re
+from itertools import filterfalse
+from unicodedata import combining, normalize
+
+_INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
+    "\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+"""Unicode's Default_Ignorable_Code_Point: soft hyphens, joiners, marks of direction, and so on."""
+
+_ALIKE = str.maketrans("\u0131\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f", "i''''" + '""""')
+"""The dotless i, and curly quotes."""
+
+
+def folded(text: str) -> str:
+    """Return the form by which emails are compared: NFKC and case folding."""
+    return normalize("NFKC", normalize("NFKC", text).casefold())
+
+
+def tag_key(name: str) -> str:
+    """Return the form by which names of tags are compared: accents count, invisible ones do not."""
+    return folded(_INVISIBLE.sub("", name))
+
+
+def search_key(text: str) -> str:
+    """Return the form in which text is searched and sorted.
+
+    Case, accents, width, the spelling of code points, invisible characters, curly quotes, the dot
+    of an i and the amount of white space make no difference.
+    """
+    if text.isascii():
+        return " ".join(text.lower().split())
+    spelled_out = normalize("NFKD", normalize("NFKD", text).casefold()).translate(_ALIKE)
+    visible = _INVISIBLE.sub("", spelled_out)
+    return " ".join("".join(filterfalse(combining, visible)).split())
