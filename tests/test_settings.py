@@ -236,13 +236,6 @@ def test_the_example_lists_exactly_the_settings(project: Path) -> None:
     assert sorted(named) == sorted(name.upper() for name in Settings.model_fields)
 
 
-def test_the_readme_lists_every_setting(project: Path) -> None:
-    readme = (project / "README.md").read_text()
-
-    for name in Settings.model_fields:
-        assert f"`{name.upper()}`" in readme
-
-
 def test_secrets_are_not_in_the_representation() -> None:
     settings = Settings(database_url=URL, better_auth_secret=SECRET)
 
