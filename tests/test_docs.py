@@ -78,3 +78,11 @@ def test_every_path_is_listed() -> None:
     for path in main.app.openapi()["paths"]:
         listed = re.sub(r"\{\w+\}", "{id}", path, count=1)
         assert re.search(rf"[` ]{re.escape(listed)}[`?]", endpoints), listed
+
+
+def test_the_map_shows_the_house() -> None:
+    shown = re.findall(r"^(\S+)  ", section(text("docs/design.md"), "The map"), re.MULTILINE)
+
+    for name in shown:
+        assert (PROJECT / name).exists(), name
+    assert set(shown) >= {path.name for path in PROJECT.glob("*.py")}
