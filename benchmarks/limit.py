@@ -15,8 +15,9 @@ import jwt
 import orjson
 from starlette.types import Receive, Scope, Send
 
-COLUMNS = "id user_id title description completed priority due_date created_at updated_at rev"
-TASK = COLUMNS.replace(" ", ", ")
+from schemas import TaskRead
+
+TASK = ", ".join(name for name in TaskRead.__annotations__ if name != "tags")
 LIST = f"SELECT {TASK} FROM tasks WHERE user_id = $1 ORDER BY created_at DESC, id DESC LIMIT $2"
 GET = f"SELECT {TASK} FROM tasks WHERE user_id = $1 AND id = $2"
 TOGGLE = f"""
@@ -28,7 +29,8 @@ CREATE = f"""
         INSERT INTO users (id, rev) VALUES ($1, 1)
         ON CONFLICT (id) DO UPDATE SET rev = users.rev + 1 RETURNING rev
     )
-    INSERT INTO tasks (user_id, title, rev) SELECT $1, $2, rev FROM bump RETURNING {TASK}"""
+    INSERT INTO tasks (user_id, title, title_key, rev) SELECT $1, $2, $3, rev FROM bump
+    RETURNING {TASK}"""
 
 
 @lru_cache(maxsize=1024)
@@ -45,20 +47,11 @@ async def no_reset(_: object) -> None:
 async def lifespan(state: dict[str, Any], receive: Receive, send: Send) -> None:
     await receive()
     url = os.environ["DATABASE_URL"]
-    async with asyncpg.create_pool(url, min_size=10, max_size=10, reset=no_reset) as pool:
+    async with asyncpg.create_pool(url, max_queries=10**9, reset=no_reset) as pool:
         state["pool"] = pool
         await send({"type": "lifespan.startup.complete"})
         await receive()
     await send({"type": "lifespan.shutdown.complete"})
-
-
-async def json_body(receive: Receive) -> dict[str, Any]:
-    message = await receive()
-    body = message["body"]
-    while message["more_body"]:
-        message = await receive()
-        body += message["body"]
-    return orjson.loads(body)  # type: ignore[no-any-return]
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,8 +70,8 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         case "PATCH", [task_id, "complete"]:
             answer = await pool.fetchrow(TOGGLE, user_id, int(task_id))
         case "POST", []:
-            title = (await json_body(receive))["title"]
-            status, answer = 201, await pool.fetchrow(CREATE, user_id, title)
+            title = orjson.loads((await receive())["body"])["title"]  # it comes in one piece
+            status, answer = 201, await pool.fetchrow(CREATE, user_id, title, title.casefold())
     if answer is None:
         status = 404
     body = orjson.dumps(answer, default=dict, option=orjson.OPT_UTC_Z)
