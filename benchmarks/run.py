@@ -1,268 +1,208 @@
-"""Measure the service against the practical limit and print a Markdown table.
+"""Measure what the service and its PostgreSQL use per request, and print a Markdown table.
 
-Both run as uvicorn workers, one at a time, against the same PostgreSQL: the one at `DATABASE_URL`
-(use a scratch database: test users stay in it) or a private one that is deleted afterwards. All of
-the service is on, including its log line per request; only the rate limits are off.
-
-Some processes of the same program are a tenth slower than others for as long as they live, so
-several of each are measured, and their mean is reported.
+The service is compared with the practical limit (`limit.py`) and, with `--against`, with another
+checkout. Each side has a database of its own and is measured alone, in turn with the others. If
+`DATABASE_URL` is set, all share that database, and what PostgreSQL uses is not known.
 """
 
 import argparse
 import os
 import secrets
-import signal
-import socket
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from http import HTTPStatus
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from itertools import product
 from pathlib import Path
 from statistics import mean, median, quantiles
 from typing import NamedTuple
 
 import httpx
-import jwt
 import uvloop
 
+from benchmarks import servers
 from benchmarks.load import load
+from benchmarks.servers import ROOT, SERVICE, UNLIMITED, Postgres, Server, bearer, serve
 
-ROOT = Path(__file__).parent.parent
-SERVICE, LIMIT = "main:app", "benchmarks.limit:app"
-USERS, TASKS = 50, 25  # consecutive requests are from different users: no waiting for row locks
-MAX_RATIO = {"list": 1.7, "tagged list": 2.2, "get": 1.7, "toggle": 1.5, "create": 2.2}
-MAX_P99_MS = 20
-MAX_MEMORY_MIB = 120
-UNLIMITED = dict.fromkeys(("RATE_LIMIT", "AUTH_RATE_LIMIT", "REFRESH_RATE_LIMIT"), "")
-MAX_UNCHANGED_RATIO = 0.6
-HEADER = f"""\
-| | CPU, us | limit | ratio | req/s | limit | p50 / p99, ms (p99 < {MAX_P99_MS}) | limit |
-|---|---|---|---|---|---|---|---|"""
+LIMIT = "benchmarks.limit:app"
+LIST = "/api/tasks?limit=20"
+USERS, TASKS = 64, 25  # consecutive requests are from different users: no waiting for row locks
+POLL = "poll, 304"
+NAMES = ("list", "tagged list", POLL, "get", "toggle", "create")
+MAX_RATIO = {"list": 1.4, POLL: 0.6, "get": 1.4, "toggle": 1.55, "create": 1.65}
+MAX_POSTGRES_CHANGE = {"toggle": 0.75, "create": 0.8}
 
-
-class Server(NamedTuple):
-    port: int
-    pid: int
-
-    def cpu_seconds(self) -> float:
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def memory_mib(self, line: str) -> float:
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        return int(status.partition(f"{line}:")[2].split()[0]) / 1024
+Headers = dict[str, str]
+Operation = tuple[int, list[bytes]]  # the status and the requests
 
 
-class Operation(NamedTuple):
-    status: int
-    requests: list[bytes]
+class Side(NamedTuple):
+    """The processes of one program, and what to ask them."""
+
+    servers: list[Server]
+    operations: dict[str, Operation]
 
 
 class Measurement(NamedTuple):
     cpu_us: float
-    per_second: float
+    postgres_us: float
     p50_ms: float
     p99_ms: float
 
 
-@contextmanager
-def database() -> Iterator[str]:
-    if url := os.environ.get("DATABASE_URL"):
-        yield url
-        return
-    from embedded import postgres  # noqa: PLC0415 - a development dependency
-
-    with tempfile.TemporaryDirectory() as folder, postgres(Path(folder)) as server:
-        yield server.url
+Measured = dict[tuple[str, str], Measurement]  # by side and operation
 
 
-@contextmanager
-def serve(app: str, settings: dict[str, str]) -> Iterator[Server]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "uvicorn", app, "--port", str(port)]
-    command += ["--no-access-log", "--log-level", "warning"]
-    environment = os.environ | settings
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
-    try:
-        wait_until_started(process, port)
-        print(f"{app} is process {process.pid}", file=sys.stderr)
-        yield Server(port, process.pid)
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def wait_until_started(process: subprocess.Popen[bytes], port: int) -> None:
-    for _ in range(600):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        if process.poll() is not None:
-            break
-        time.sleep(0.1)
-    sys.exit("It did not start.")
-
-
-def bearer(secret: str) -> str:
-    now = int(time.time())
-    claims = {"sub": f"bench-{secrets.token_hex(8)}", "iat": now, "exp": now + 24 * 3600}
-    return f"Bearer {jwt.encode(claims, secret, 'HS256')}"
-
-
-def request(
-    method: str, path: str, authorization: str, body: str = "", *, known: str = ""
-) -> bytes:
-    lines = [f"{method} /api/tasks{path} HTTP/1.1", "Host: localhost"]
-    lines += [f"Authorization: {authorization}", "Accept: application/json"]
-    if known:
-        lines.append(f"If-None-Match: {known}")
+def request(method: str, path: str, headers: Headers, body: str = "") -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", "Accept: application/json"]
     if body:
         lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", body]).encode()
 
 
-def seed(server: Server, users: list[str], tags: tuple[str, ...] = ()) -> list[tuple[str, int]]:
-    """Create every user's tasks through the API; return pairs of user and task id."""
-    with httpx.Client(base_url=f"http://127.0.0.1:{server.port}") as client:
-
-        def create(user: str, title: str) -> int:
-            headers = {"Authorization": user}
-            task = {"title": title, "tags": tags}
-            answer = client.post("/api/tasks", headers=headers, json=task)
-            assert answer.status_code == HTTPStatus.CREATED, answer.text
-            return int(answer.json()["id"])
-
-        return [(user, create(user, f"Task {n}")) for n in range(TASKS) for user in users]
+def seed(server: Server, users: list[Headers], *tags: str) -> list[tuple[str, Headers]]:
+    """Create every user's tasks through the API; return their paths and owners."""
+    created = []
+    with httpx.Client(base_url=server.url) as client:
+        for n, user in product(range(TASKS), users):
+            task = {"title": f"Task {n}", "tags": tags}
+            answer = client.post("/api/tasks", headers=user, json=task).raise_for_status()
+            created.append((f"/api/tasks/{answer.json()['id']}", user))
+    return created
 
 
-def check_same_answers(servers: Iterable[Server], user: str, task_id: int) -> None:
-    for path in ("?limit=20", f"/{task_id}"):
-        first, second = (
-            httpx.get(
-                f"http://127.0.0.1:{server.port}/api/tasks{path}", headers={"Authorization": user}
-            ).json()
-            for server in servers
-        )
-        for task in first if isinstance(first, list) else [first]:
-            assert task.pop("tags") == []  # the limit has none
-        assert first == second, (first, second)
-
-
-def operations(
-    tasks: list[tuple[str, int]], tagged: list[tuple[str, int]], writers: list[str]
-) -> dict[str, Operation]:
-    """Prepare the requests; create tasks for other users, so that the lists do not change."""
-    return {
-        "list": Operation(200, [request("GET", "?limit=20", user) for user, _ in tasks]),
-        "tagged list": Operation(200, [request("GET", "?limit=20", user) for user, _ in tagged]),
-        "get": Operation(200, [request("GET", f"/{task}", user) for user, task in tasks]),
-        "toggle": Operation(
-            200, [request("PATCH", f"/{task}/complete", user) for user, task in tasks]
-        ),
-        "create": Operation(
-            201, [request("POST", "", user, '{"title": "Buy oat milk"}') for user in writers]
-        ),
+def operations(server: Server, secret: str) -> dict[str, Operation]:
+    """Create tasks and prepare the requests; those who write are not those who read."""
+    readers, taggers, togglers, writers = ([bearer(secret) for _ in range(USERS)] for _ in range(4))
+    mine, toggled = seed(server, readers), seed(server, togglers)
+    seed(server, taggers, "home", "work")
+    body = '{"title": "Buy oat milk"}'
+    todo = {
+        "list": (200, [request("GET", LIST, user) for user in readers]),
+        "tagged list": (200, [request("GET", LIST, user) for user in taggers]),
+        "get": (200, [request("GET", path, user) for path, user in mine]),
+        "toggle": (200, [request("PATCH", f"{path}/complete", user) for path, user in toggled]),
+        "create": (201, [request("POST", "/api/tasks", user, body) for user in writers]),
     }
+    if etag := httpx.get(server.url + LIST, headers=readers[0]).headers.get("ETag"):
+        known = {"If-None-Match": etag}  # the same for all readers; the limit has none
+        todo[POLL] = 304, [request("GET", LIST, user | known) for user in readers]
+    return todo
 
 
-def measure(server: Server, operation: Operation, options: argparse.Namespace) -> Measurement:
-    cpu, clock = server.cpu_seconds(), time.perf_counter()
-    latencies = uvloop.run(load(server.port, *operation, options.connections, options.seconds))
-    cpu, clock = server.cpu_seconds() - cpu, time.perf_counter() - clock
-    percentiles = quantiles(latencies, n=100)
-    return Measurement(
-        cpu_us=cpu * 1e6 / len(latencies),
-        per_second=len(latencies) / clock,
-        p50_ms=percentiles[49] * 1e3,
-        p99_ms=percentiles[98] * 1e3,
-    )
-
-
-def interleave(
-    sides: list[tuple[Server, Operation]], options: argparse.Namespace
-) -> list[Measurement]:
-    """Measure each server once per round, after a round that only warms up; return medians."""
-    _warm_up, *rounds = (
-        [measure(server, operation, options) for server, operation in sides]
-        for _ in range(options.rounds + 1)
-    )
-    return [combine(median, measurements) for measurements in zip(*rounds, strict=True)]
-
-
-def combine(
-    average: Callable[[Iterable[float]], float], measurements: Iterable[Measurement]
+def measure(
+    server: Server, operation: Operation, postgres: Postgres, options: argparse.Namespace
 ) -> Measurement:
+    before, cpu = postgres.cpu_seconds(), servers.cpu_seconds(server.pid)
+    latencies = uvloop.run(load(server.port, *operation, options.connections, options.seconds))
+    after, cpu = postgres.cpu_seconds(), servers.cpu_seconds(server.pid) - cpu
+    if before.keys() - after.keys():
+        print("A connection has ended, and its CPU is missing in one round.", file=sys.stderr)
+    of_postgres = sum(used - before.get(pid, 0) for pid, used in after.items())
+    percentiles = quantiles(latencies, n=100)
+    each = 1e6 / len(latencies)
+    return Measurement(cpu * each, of_postgres * each, percentiles[49] * 1e3, percentiles[98] * 1e3)
+
+
+def interleave(sides: dict[str, Side], postgres: Postgres, options: argparse.Namespace) -> Measured:
+    """Measure each server once per round, after one that only warms up; combine the medians."""
+    turns = [
+        (side, name, server, sides[side].operations[name])
+        for name in NAMES
+        for together in zip(*(side.servers for side in sides.values()), strict=True)
+        for side, server in zip(sides, together, strict=True)
+        if name in sides[side].operations
+    ]
+    ways = [(-1) ** n for n in range(options.rounds + 1)]  # there and back: none is always first
+    _warm_up, *rounds = (
+        [measure(*turn[2:], postgres, options) for turn in turns[::way]][::way] for way in ways
+    )
+    medians = defaultdict(list)
+    for (side, name, _, _), *measurements in zip(turns, *rounds, strict=True):
+        medians[side, name].append(combine(median, measurements))
+    return {which: combine(mean, each) for which, each in medians.items()}
+
+
+def combine(average: Callable[..., float], measurements: Iterable[Measurement]) -> Measurement:
     return Measurement(*map(average, zip(*measurements, strict=True)))
 
 
-def compare_unchanged(server: Server, users: list[str], options: argparse.Namespace) -> str:
-    """Compare the 304 of an unchanged list with the response that it replaces."""
-    etag = f'W/"{TASKS}"'  # nothing was written since the tasks were created
-    whole = Operation(200, [request("GET", "?limit=20", user) for user in users])
-    known = Operation(304, [request("GET", "?limit=20", user, known=etag) for user in users])
-    first, second = interleave([(server, known), (server, whole)], options)
-    return (
-        f"An unchanged list (304) takes {first.cpu_us:.0f} us of CPU, the list {second.cpu_us:.0f}:"
-        f" {first.cpu_us / second.cpu_us:.2f} (<= {MAX_UNCHANGED_RATIO})."
-    )
+def bounded(ratio: float, most: float | None) -> str:
+    return f"{ratio:.2f}" + (f" (<= {most})" if most else "")
 
 
-def row(name: str, service: Measurement, limit: Measurement) -> str:
-    ratio = service.cpu_us / limit.cpu_us
-    cells = [
-        name,
-        *(f"{side.cpu_us:.0f}" for side in (service, limit)),
-        f"{ratio:.2f} (<= {MAX_RATIO[name]})",
-        *(f"{side.per_second:.0f}" for side in (service, limit)),
-        *(f"{side.p50_ms:.1f} / {side.p99_ms:.1f}" for side in (service, limit)),
-    ]
-    return f"| {' | '.join(cells)} |"
+def cells(name: str, measured: Measured) -> dict[str, str]:
+    """Return a row of the table, by column; without the columns of what was not measured."""
+    service, before = measured["service", name], measured.get(("before", name))
+    limit = measured["service", "list"] if name == POLL else measured["limit", name]
+    row = {
+        "CPU": name,
+        "service, us": f"{service.cpu_us:.0f}",
+        "limit, us": f"{'list: ' * (name == POLL)}{limit.cpu_us:.0f}",
+        "ratio": bounded(service.cpu_us / limit.cpu_us, MAX_RATIO.get(name)),
+        "PostgreSQL, us": f"{service.postgres_us:.0f}",
+        "p50 / p99, ms (p99 < 20)": f"{service.p50_ms:.1f} / {service.p99_ms:.1f}",
+    }
+    if not service.postgres_us:
+        del row["PostgreSQL, us"]
+    if before:
+        change = service.postgres_us / before.postgres_us
+        row["service, now / before"] = bounded(service.cpu_us / before.cpu_us, 1.1)
+        row["PostgreSQL, now / before"] = bounded(change, MAX_POSTGRES_CHANGE.get(name))
+    return row
 
 
-def compare(pairs: list[tuple[Server, Server]], options: argparse.Namespace, secret: str) -> None:
-    users, taggers, writers = ([bearer(secret) for _ in range(USERS)] for _ in range(3))
-    service, _ = pairs[0]
-    tasks, tagged = seed(service, users), seed(service, taggers, ("home", "work"))
-    check_same_answers(pairs[0], *tasks[0])
-    unchanged = compare_unchanged(service, users, options) if not options.operation else ""
-    print(HEADER)
-    for name, operation in operations(tasks, tagged, writers).items():
-        if name not in (options.operation or MAX_RATIO):
-            continue
-        each = interleave([(server, operation) for pair in pairs for server in pair], options)
-        print(row(name, combine(mean, each[::2]), combine(mean, each[1::2])), flush=True)
-    now, peak = service.memory_mib("VmRSS"), service.memory_mib("VmHWM")
-    print(f"\n{unchanged}")
-    print(f"Memory of the worker: {now:.0f} MiB, at most {peak:.0f} (< {MAX_MEMORY_MIB}).")
+def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    columns = [*columns]
+    for row in (columns, ["---"] * len(columns), *rows):
+        print(f"| {' | '.join(row)} |")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def start(running: ExitStack, postgres: Postgres, options: argparse.Namespace) -> dict[str, Side]:
+    """Start the processes of every side, on a database of its own, and create tasks in it."""
+    secret = secrets.token_hex(32)
+    programs = {"service": (SERVICE, ROOT), "limit": (LIMIT, ROOT)}
+    if options.against:
+        programs["before"] = SERVICE, options.against.resolve()
+    sides = {}
+    for side, (app, folder) in programs.items():
+        own = {"DATABASE_URL": postgres.database(side), "BETTER_AUTH_SECRET": secret}
+        settings = own | UNLIMITED
+        if app == LIMIT:
+            with serve(SERVICE, settings):
+                pass  # it has made the tables
+        each = [serve(app, settings, folder) for _ in range(options.processes)]
+        workers = [running.enter_context(worker) for worker in each]
+        sides[side] = Side(workers, operations(workers[0], secret))
+    return sides
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--seconds", type=float, default=1, help="per measurement")
     parser.add_argument("--rounds", type=int, default=7, help="the medians are reported")
     parser.add_argument("--processes", type=int, default=3, help="of each; their mean is reported")
     parser.add_argument("--connections", type=int, default=16)
-    parser.add_argument("--operation", action="append", choices=MAX_RATIO, help="only this one")
-    options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Terminated."))  # and stop the servers
-    secret = secrets.token_hex(32)
-    with database() as url:
-        settings = {"DATABASE_URL": url, "BETTER_AUTH_SECRET": secret, **UNLIMITED}
-        with ExitStack() as running:
-            pairs = [
-                (
-                    running.enter_context(serve(SERVICE, settings)),
-                    running.enter_context(serve(LIMIT, settings)),
-                )
-                for _ in range(options.processes)
-            ]
-            compare(pairs, options, secret)
+    return parser
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--against", type=Path, metavar="DIR", help="another checkout")
+    options = arguments.parse_args()
+    server_url = os.environ.get("DATABASE_URL")
+    if options.against and server_url:
+        arguments.error("--against needs a private PostgreSQL: unset DATABASE_URL")
+    with servers.postgresql(server_url) as postgres, ExitStack() as running:
+        sides = start(running, postgres, options)
+        measured = interleave(sides, postgres, options)
+        peak = max(servers.peak_memory_mib(server.pid) for server in sides["service"].servers)
+    rows = [cells(name, measured) for name in NAMES]
+    print_table(rows[0], (row.values() for row in rows))
+    print(f"\nA worker needs at most {peak:.0f} MiB of memory (< 120).")
+    if postgres.pid is None:
+        print("What PostgreSQL uses is not known: DATABASE_URL names another server.")
 
 
 if __name__ == "__main__":
