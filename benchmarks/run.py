@@ -181,7 +181,7 @@ def start(running: ExitStack, postgres: Postgres, options: argparse.Namespace) -
 def parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--seconds", type=float, default=1, help="per measurement")
-    parser.add_argument("--rounds", type=int, default=7, help="the medians are reported")
+    parser.add_argument("--rounds", type=int, default=8, help="an even number; medians count")
     parser.add_argument("--processes", type=int, default=3, help="of each; their mean is reported")
     parser.add_argument("--connections", type=int, default=16)
     return parser
