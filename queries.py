@@ -10,9 +10,7 @@ accounts and sessions, revocations and cleaning up.
 
 from datetime import datetime
 from functools import cache
-from typing import Any, NamedTuple
-
-from typing_extensions import TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from db import Statement
 from schemas import MAX_ID, Deleted, Sort, Status, TagRead, TaskRead, Updated, UserRead
@@ -26,23 +24,24 @@ def _as_json(tags: str) -> str:
     return f"array_to_json(ARRAY(SELECT row_to_json(tag) FROM {tag}))"
 
 
-def _tags(ids: str) -> str:
-    return _as_json(f"tags WHERE user_id = :owner AND id IN ({ids})")
+_TAGS = _as_json("""
+    task_tags JOIN tags ON tags.user_id = :owner AND tags.id = tag_id
+    WHERE task_tags.user_id = :owner AND task_id = tasks.id""")
+
+# A user's id as it is in the token.
+_SHOWN = "CASE WHEN starts_with({0}, 'jwks_') THEN substr({0}, 6) ELSE {0} END"
 
 
-_LINKED = "SELECT tag_id FROM task_tags WHERE user_id = :owner AND task_id = tasks.id"
-
-
-def _task(tags: str = _tags(_LINKED)) -> str:
-    """Name the columns of a task in an answer; the user's id is shown as it is in the token."""
+def _task(tags: str = _TAGS) -> str:
+    """Name the columns of a task in an answer."""
     return f"""
-        tasks.id, (SELECT regexp_replace(:owner, '^jwks_', '')) AS user_id,
+        tasks.id, {_SHOWN.format(":owner::text")} AS user_id,
         tasks.title, tasks.description, tasks.completed, tasks.priority, tasks.due_date,
         {tags} AS tags, tasks.created_at, tasks.updated_at, tasks.rev"""
 
 
 _TASK = _task()
-_USER = "regexp_replace(users.id, '^jwks_', '') AS id, users.email, users.name, users.created_at"
+_USER = f"{_SHOWN.format('users.id')} AS id, users.email, users.name, users.created_at"
 _TAG = "id, name, color"
 
 TASK_COLUMNS = {
@@ -107,11 +106,10 @@ _REVISION = f"""
     RETURNING rev, clock_timestamp() AS moment,
         CASE WHEN watched_until > now() THEN pg_notify('{CHANNEL}', id) END AS told"""
 
-# The count reads all of the target first: once the owner's row has changed, it finds nothing.
 _BUMP = f"""
     bump AS (
         UPDATE users SET rev = rev + 1
-        WHERE id = :owner AND (SELECT count(*) FROM target) > 0 {_REVISION}
+        WHERE id = :owner AND EXISTS (SELECT id FROM target) {_REVISION}
     )"""
 
 # Foreign keys are checked at the end of the statement, when the owner of something new exists.
@@ -126,14 +124,13 @@ _LOCK_OWNER = Statement[dict[str, str]]("""
 """A statement of its own, so that the next one sees what was written while this one waited."""
 
 
-def _target(table: str, condition: str) -> str:
-    """Find and lock the rows to write, as they are after the owner's other writes."""
+def _target(condition: str) -> str:
+    """Find and lock this task, as it is after the owner's other writes, if it is to be written."""
     return f"""
     target AS (
-        SELECT {table}.id FROM users JOIN {table} ON {table}.user_id = users.id
-        WHERE users.id = :owner AND {table}.user_id = :owner AND {condition}
-        ORDER BY {table}.id -- locked in this order
-        FOR NO KEY UPDATE OF users, {table}
+        SELECT tasks.id FROM users JOIN tasks ON tasks.user_id = users.id
+        WHERE users.id = :owner AND tasks.user_id = :owner AND tasks.id = :task_id AND {condition}
+        FOR NO KEY UPDATE OF users, tasks
     )"""
 
 
@@ -143,7 +140,7 @@ _SORT_KEYS = {
     "created": ("created_at", "timestamptz", "{}"),
     "updated": ("updated_at", "timestamptz", "{}"),
     "title": ("title_key", "text", "{}"),
-    "priority": ("priority", "text", "array_position(ARRAY['low', 'medium', 'high'], {})"),
+    "priority": ("priority", "text", "CASE {} WHEN 'low' THEN 1 WHEN 'medium' THEN 2 ELSE 3 END"),
     # Tasks without a due date come last in either direction.
     "due_date": ("due_date", "timestamptz", "coalesce({}, 'infinity')"),
     "-due_date": ("due_date", "timestamptz", "coalesce({}, '-infinity')"),
@@ -174,12 +171,11 @@ class Shape(NamedTuple):
 def list_tasks(shape: Shape) -> Statement[TaskRow]:
     """List tasks: takes `owner`, `limit`, `known`, `priority` and what the shape needs.
 
-    Each row has the owner's revision. There is one row without a task if no task matches, or if
-    the revision is known.
+    That is `tag_keys`; `text`; `due_after` and `due_before`; `after` and `after_id`: the sort key,
+    as text, and the id of the last task before the page.
 
-    A tagged shape needs `tag_keys`, a searched one `text`, a due one `due_after` and `due_before`,
-    a continued one `after` and `after_id`: the sort key, as text, and the id of the last task
-    before the page.
+    Each row has the owner's revision. If no task matches, or the revision is known, there is one
+    row without a task.
     """
     column, kind, made = _SORT_KEYS.get(shape.sort) or _SORT_KEYS[shape.sort.removeprefix("-")]
     key, after = made.format(column), made.format(f":after::text::{kind}")
@@ -214,7 +210,7 @@ def list_tasks(shape: Shape) -> Statement[TaskRow]:
 # --- One task ---
 
 _THIS_ONE = "tasks.user_id = :owner AND tasks.id = :task_id"
-_MATCHES = "tasks.id = :task_id AND (:match::bigint[] IS NULL OR tasks.rev = ANY (:match))"
+_MATCHES = "(:match::bigint[] IS NULL OR tasks.rev = ANY (:match))"
 _REV_BEFORE = "coalesce((SELECT rev FROM users WHERE id = :owner), 0)"
 _IS_STALE = f"tasks.rev <> {_REV_BEFORE} + 1 AS is_stale"
 _NO_TAGS = "'[]'::json"
@@ -297,12 +293,9 @@ _UPDATE = f"""
     FROM bump WHERE {_THIS_ONE}"""
 
 UPDATE_TASK = Statement[TaskRow](f"""
-    WITH {_target("tasks", f"{_MATCHES} AND {_differs('tasks', TASK_COLUMNS)}")}, {_BUMP}
+    WITH {_target(f"{_MATCHES} AND {_differs('tasks', TASK_COLUMNS)}")}, {_BUMP}
     {_UPDATE} RETURNING {_TASK}, {_IS_STALE}""")
-"""Change the members named in `members`: takes `owner`, `task_id`, `match` and every column.
-
-It returns no row if nothing would change.
-"""
+"""Change the members named in `members`: takes all columns. No row: nothing would change."""
 
 _HAS_OTHER_TAGS = """
     ARRAY(
@@ -312,19 +305,18 @@ _HAS_OTHER_TAGS = """
 _IS_LATEST = f"tasks.rev = (SELECT rev FROM tasks WHERE {_THIS_ONE})"
 _WOULD_CHANGE = f"({_differs('tasks', TASK_COLUMNS)} OR {_HAS_OTHER_TAGS}) AND {_IS_LATEST}"
 _UPDATE_TAGGED_TASK = f"""
-    WITH {_target("tasks", f"{_MATCHES} AND {_WOULD_CHANGE}")}, {_BUMP}, {_tagged(_UPDATE)}"""
+    WITH {_target(f"{_MATCHES} AND {_WOULD_CHANGE}")}, {_BUMP}, {_tagged(_UPDATE)}"""
 
 UPDATE_TAGGED_TASK = Statement[TaskRow](_UPDATE_TAGGED_TASK)
-"""The same, but it sets the tags too: also takes `tag_names` and `tag_keys`.
+"""The same with `tag_names` and `tag_keys`, which are in the order of their code points.
 
-It also returns no row if another write came first, whose tags it would not know. The keys are in
-the order of their code points.
+It also returns no row if another write came first, whose tags it would not know.
 """
 UPDATE_TAGGED_TASK_IN_TURN = Statement[TaskRow](_UPDATE_TAGGED_TASK, after=_LOCK_OWNER)
 """The same, once other writes are done."""
 
 TOGGLE_TASK = Statement[TaskRow](f"""
-    WITH {_target("tasks", _MATCHES)}, {_BUMP}
+    WITH {_target(_MATCHES)}, {_BUMP}
     UPDATE tasks SET completed = NOT completed, rev = bump.rev, updated_at = bump.moment
     FROM bump WHERE {_THIS_ONE}
     RETURNING {_TASK}, {_IS_STALE}""")
@@ -337,7 +329,7 @@ _BURIED = """
     )"""
 
 DELETE_TASK = Statement[dict[str, int]](f"""
-    WITH {_target("tasks", _MATCHES)}, {_BUMP},
+    WITH {_target(_MATCHES)}, {_BUMP},
     gone AS (DELETE FROM tasks WHERE {_THIS_ONE} AND EXISTS (SELECT rev FROM bump) RETURNING id),
     {_BURIED}
     SELECT id FROM gone""")
@@ -356,7 +348,10 @@ def _bulk(sql: str) -> Statement[Any]:
 _WITH_STATUS = "(:status = 'all' OR completed = (:status = 'completed'))"
 
 COMPLETE_TASKS: Statement[Updated] = _bulk(f"""
-    WITH {_target("tasks", f"{_WITH_STATUS} AND completed <> :completed")}, {_BUMP},
+    WITH target AS (
+        SELECT id FROM tasks WHERE user_id = :owner AND {_WITH_STATUS} AND completed <> :completed
+    ),
+    {_BUMP},
     changed AS (
         UPDATE tasks SET completed = :completed, rev = bump.rev, updated_at = bump.moment
         FROM bump WHERE user_id = :owner AND tasks.id IN (SELECT id FROM target)
@@ -365,7 +360,7 @@ COMPLETE_TASKS: Statement[Updated] = _bulk(f"""
     SELECT count(*) AS updated FROM changed""")
 
 DELETE_TASKS: Statement[Deleted] = _bulk(f"""
-    WITH {_target("tasks", _WITH_STATUS)}, {_BUMP},
+    WITH target AS (SELECT id FROM tasks WHERE user_id = :owner AND {_WITH_STATUS}), {_BUMP},
     gone AS (
         DELETE FROM tasks WHERE user_id = :owner AND id IN (SELECT id FROM target) RETURNING id
     ),
@@ -398,15 +393,15 @@ _TOUCHED = """
     )"""
 
 UPDATE_TAG: Statement[TagRead] = _bulk(f"""
-    WITH {_target("tags", f"tags.id = :tag_id AND {_differs('tags', TAG_COLUMNS)}")},
+    WITH target AS (SELECT id FROM tags WHERE {_THIS_TAG} AND {_differs("tags", TAG_COLUMNS)}),
     {_BUMP}, {_TOUCHED}
     UPDATE tags SET ({_listed(TAG_COLUMNS)}) = ROW ({_given("tags", TAG_COLUMNS)})
     WHERE {_THIS_TAG} AND EXISTS (SELECT rev FROM bump)
     RETURNING {_TAG}""")
-"""Change the members named in `members`; it returns no row if nothing would change."""
+"""Change the members named in `members`. No row: nothing would change."""
 
 DELETE_TAG: Statement[dict[str, int]] = _bulk(f"""
-    WITH {_target("tags", "tags.id = :tag_id")}, {_BUMP}, {_TOUCHED}
+    WITH target AS (SELECT id FROM tags WHERE {_THIS_TAG}), {_BUMP}, {_TOUCHED}
     DELETE FROM tags WHERE {_THIS_TAG} AND EXISTS (SELECT rev FROM bump) RETURNING id""")
 
 
@@ -415,9 +410,11 @@ def _relink(change: str, tag_ids: str) -> Statement[TaskRead]:
     sql = f"""
         WITH target AS ({change} RETURNING task_id AS id), {_BUMP}
         UPDATE tasks SET rev = bump.rev, updated_at = bump.moment FROM bump WHERE {_THIS_ONE}
-        RETURNING {_task(_tags(tag_ids))}"""
+        RETURNING {_task(_as_json(f"tags WHERE user_id = :owner AND id IN ({tag_ids})"))}"""
     return Statement(sql, after=_LOCK_OWNER)
 
+
+_LINKED = "SELECT tag_id FROM task_tags WHERE user_id = :owner AND task_id = tasks.id"
 
 ADD_TAG = _relink(
     f"""
@@ -444,16 +441,13 @@ WATCH = Statement[dict[str, int]](f"""
     INSERT INTO users (id, watched_until) VALUES (:owner, {_WATCHED_UNTIL})
     ON CONFLICT (id) DO UPDATE SET watched_until = {_WATCHED_UNTIL}
     RETURNING rev""")
-"""Takes `owner`: starts notifications of its writes, for `WATCHED_SECONDS`; returns its revision.
-
-It waits for writes in progress, as they do for each other, so that none is missed.
-"""
+"""Let the owner's writes notify, for `WATCHED_SECONDS`. It waits for those in progress."""
 
 
 _ON_PAGE = f"""
     user_id = :owner AND rev > :since AND rev <= (SELECT coalesce(upto, {MAX_ID}) FROM page)"""
 
-# No task is in both `changed` and `deleted`, so a full join appends one to the other.
+# A full join appends one list to the other, because no task is in both.
 LIST_CHANGES = Statement[TaskRow](f"""
     WITH revs AS (
         (SELECT rev FROM tasks WHERE user_id = :owner AND rev > :since ORDER BY rev LIMIT 500)
@@ -473,8 +467,7 @@ LIST_CHANGES = Statement[TaskRow](f"""
 
 # --- Accounts and sessions ---
 #
-# A lookup by email or session names no owner: it is for callers that prove they know the password
-# or the refresh token.
+# A lookup by email or session names no owner: its caller proves to know the password or the token.
 
 
 class UserRow(UserRead, total=False):
@@ -486,9 +479,9 @@ class UserRow(UserRead, total=False):
 
 FIND_USER = Statement[UserRead](f"SELECT {_USER} FROM users WHERE id = :owner")
 
-# An update that changes nothing, because DO NOTHING would return no row.
 CREATE_USER = Statement[UserRead](f"""
-    INSERT INTO users (id) VALUES (:owner) ON CONFLICT (id) DO UPDATE SET id = users.id
+    INSERT INTO users (id) VALUES (:owner)
+    ON CONFLICT (id) DO UPDATE SET id = users.id -- to return its row
     RETURNING {_USER}""")
 
 FIND_OWN_ACCOUNT = Statement[UserRow](f"SELECT {_USER}, password_hash FROM users WHERE id = :owner")
@@ -503,8 +496,8 @@ CREATE_ACCOUNT = Statement[UserRead](f"""
     RETURNING {_USER}""")
 
 FIND_ACCOUNT = Statement[UserRow](f"""
-    SELECT {_USER}, password_hash FROM emails JOIN users ON users.id = user_id
-    WHERE key = :email_key""")
+    SELECT {_USER}, password_hash
+    FROM emails JOIN users ON users.id = user_id WHERE key = :email_key""")
 
 REHASH_PASSWORD = Statement[dict[str, str]]("""
     UPDATE users SET password_hash = :better WHERE id = :owner AND password_hash = :known
@@ -523,24 +516,19 @@ def _revoke(keys: str) -> str:
 
 # It waits for a password change in progress, after which `known` is wrong.
 START_SESSION = Statement[dict[str, str]]("""
-    WITH owner AS (
-        SELECT id FROM users WHERE id = :owner AND password_hash = :known FOR SHARE
-    )
+    WITH owner AS (SELECT id FROM users WHERE id = :owner AND password_hash = :known FOR SHARE)
     INSERT INTO sessions (user_id, id) SELECT :owner, :session FROM owner RETURNING id""")
 
 _ALIVE = """
-    rotated_at > now() - :idle::interval
-    AND sessions.created_at > now() - :longest::interval"""
+    rotated_at > now() - :idle::interval AND sessions.created_at > now() - :longest::interval"""
 
 ROTATE_SESSION = Statement[UserRow](f"""
     UPDATE sessions SET
         counter = :counter::bigint + 1,
         rotated_at = CASE WHEN counter = :counter THEN now() ELSE rotated_at END
     FROM users
-    WHERE sessions.id = :session AND users.id = user_id AND {_ALIVE} AND (
-        counter = :counter
-        OR counter = :counter + 1 AND rotated_at > now() - :grace::interval
-    )
+    WHERE sessions.id = :session AND users.id = user_id AND {_ALIVE}
+    AND (counter = :counter OR counter = :counter + 1 AND rotated_at > now() - :grace::interval)
     RETURNING {_USER}, counter""")
 """Compare-and-set: any number of calls with one counter rotate once and get the same result."""
 
@@ -576,16 +564,15 @@ CHANGE_PASSWORD = Statement[UserRead](
 )
 """Ends every session and starts another."""
 
-_KEYS_OF_THE_GONE = """
+_GONE = """
     SELECT concat('session:', sessions.id) FROM sessions, gone WHERE sessions.user_id = :owner
     UNION ALL SELECT concat('user:', id) FROM gone"""
-
 DELETE_ACCOUNT = Statement[dict[str, str]](f"""
     WITH gone AS (
         DELETE FROM users WHERE id = :owner AND password_hash IS NOT DISTINCT FROM :known
         RETURNING id
     ),
-    revoked AS ({_revoke(_KEYS_OF_THE_GONE)})
+    revoked AS ({_revoke(_GONE)})
     SELECT id FROM gone""")
 
 
