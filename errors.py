@@ -1,19 +1,31 @@
-"""All errors: each is listed here once, and sent as application/problem+json (RFC 9457)."""
+"""All errors: each is listed here once, and sent as application/problem+json (RFC 9457).
+
+What routes raise as in any FastAPI application is sent in the same form: an `HTTPException` with
+its own detail and headers, and the code `http_error` if it is neither a 404 nor a 405.
+"""
 
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
+from http.client import responses
+from inspect import iscoroutinefunction
 from typing import Any
 from urllib.parse import quote
 
 from asyncpg import PostgresError
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
+from fastapi.utils import is_body_allowed_for_status_code
 from pydantic_core import to_json
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from calls import call_of
 
 logger = logging.getLogger("todo.errors")
 
@@ -63,7 +75,6 @@ _PLAIN_WORDS = {
     "string_type": "must be text",
     "string_too_short": "needs {min_length} or more characters",
     "string_too_long": "takes at most {max_length} characters",
-    "string_pattern_mismatch": "must look like #22aa66",  # only colors have a pattern
     "too_long": "takes at most {max_length} values",
     "list_type": "must be a list",
     "bool_type": "must be true or false",
@@ -71,6 +82,7 @@ _PLAIN_WORDS = {
     "int_parsing": "must be a number",
     "int_parsing_size": "has too many digits",
     "literal_error": "must be {expected}",
+    "union_tag_invalid": "must be one of the known kinds: {expected_tags}",  # pydantic's echoes it
     "model_type": "must be an object",
     "model_attributes_type": "must be an object",
     "dict_type": "must be an object",
@@ -146,26 +158,66 @@ def from_database(error: Exception) -> Exception:
             return DatabaseError(f"{type(error).__name__}, SQLSTATE {state}")
 
 
+async def answer(request: Request, error: HTTPException | RequestValidationError) -> Response:
+    """Answer what is raised on purpose, by us or by FastAPI."""
+    if isinstance(error, RequestValidationError):
+        error = _invalid(error)
+    elif not isinstance(error, Problem):
+        error = _coded(request, error)
+    return _response(error, call_of(request).request_id)
+
+
 async def respond(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
-    """Render a problem; nothing else does."""
-    body = _body(problem.code, problem.detail, scope["request_id"])
-    if problem.errors:
-        body["errors"] = problem.errors
-    headers = dict(problem.headers or {})
-    if problem.status_code == HTTPStatus.UNAUTHORIZED:
-        bad = problem.code in {"invalid_token", "token_expired", "token_revoked"}
-        headers["WWW-Authenticate"] = 'Bearer error="invalid_token"' if bad else "Bearer"
-    elif problem.status_code == HTTPStatus.SERVICE_UNAVAILABLE:
-        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
-    response = Response(to_json(body), problem.status_code, headers, "application/problem+json")
-    await response(scope, receive, send)
+    """Answer with a problem in a layer outside of `Errors`."""
+    await _response(problem, call_of(scope).request_id)(scope, receive, send)
 
 
-def _body(code: str, detail: str, request_id: str) -> dict[str, Any]:
-    status, _ = CODES[code]
+def _coded(request: Request, error: HTTPException) -> HTTPException:
+    """Give what FastAPI itself raises our codes and words."""
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        return Problem("method_not_allowed", headers={"Allow": _allowed(request)})
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        words = error.detail if error.detail != title(error.status_code) else None
+        return Problem("not_found", words, headers=error.headers)
+    return error
+
+
+def _allowed(request: Request) -> str:
+    """Return all methods of a path: the router's own answer lists only the first match's."""
+    methods: set[str] = set()
+    for context in iter_route_contexts(request.app.routes):
+        if context.matches(request.scope)[0] is not Match.NONE:
+            methods.update(context.methods or ())
+    # A mount that has matched hides its path; static files take these.
+    return ", ".join(sorted(methods or {"GET", "HEAD"}))
+
+
+def _response(error: HTTPException, request_id: str) -> Response:
+    """Render an error; nothing else does."""
+    status, headers = error.status_code, error.headers
+    if not is_body_allowed_for_status_code(status):
+        return Response(status_code=status, headers=headers)
+    code = error.code if isinstance(error, Problem) else "http_error"
+    # FastAPI allows any JSON as detail.
+    detail = error.detail if isinstance(error.detail, str) else to_json(error.detail).decode()
+    document = body(status, code, detail, request_id)
+    if isinstance(error, Problem) and error.errors:
+        document["errors"] = error.errors
+    response = Response(to_json(document), status, headers, "application/problem+json")
+    if status == HTTPStatus.UNAUTHORIZED:
+        bad = code in {"invalid_token", "token_expired", "token_revoked"}
+        challenge = 'Bearer error="invalid_token"' if bad else "Bearer"
+        response.headers.setdefault("WWW-Authenticate", challenge)
+    elif status == HTTPStatus.SERVICE_UNAVAILABLE:
+        response.headers.setdefault("Retry-After", str(RETRY_AFTER_SECONDS))
+    return response
+
+
+def body(status: int, code: str, detail: str, request_id: str) -> dict[str, Any]:
+    """Return the members that every problem has (RFC 9457)."""
     return {
         "type": "about:blank",
-        "title": _title(status),
+        "title": title(status),
         "status": status,
         "detail": detail,
         "code": code,
@@ -173,57 +225,63 @@ def _body(code: str, detail: str, request_id: str) -> dict[str, Any]:
     }
 
 
-def _title(status: int) -> str:
+def title(status: int) -> str:
     """Return a status's name in RFC 9110; older Python versions have older names."""
     renamed = {413: "Content Too Large", 422: "Unprocessable Content"}
-    return renamed.get(status) or HTTPStatus(status).phrase
+    return renamed.get(status) or responses.get(status, "Error")
 
 
 class Errors:
-    """Plain ASGI middleware that turns whatever is raised inside into a problem response.
+    """Plain ASGI middleware that turns whatever is raised inside into a response.
 
-    It is inside the CORS middleware, unlike the framework's own handler of `Exception`, because
-    otherwise a browser could not read the response.
+    It is inside the CORS middleware, unlike FastAPI's own handling of `Exception`, because
+    otherwise a browser could not read the response. `routing.Routes`, inside of it, runs routes
+    without FastAPI's handling of other exceptions; their handlers are asked here.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and answer with a problem if it fails."""
+        """Pass a request on, and answer it if that fails."""
         try:
             await self.app(scope, receive, send)
         except (Exception, asyncio.CancelledError) as error:
-            if scope["type"] != "http" or "status" in scope:  # too late for another response
+            if scope["type"] != "http" or call_of(scope).status:  # too late for another response
                 raise
-            await respond(_problem(scope, error), scope, receive, send)
+            response = await _rescued(Request(scope, receive), error)
+            await response(scope, receive, send)
 
 
-def _problem(scope: Scope, error: BaseException) -> Problem:
-    match error:
-        case Problem():
-            return error
-        case RequestValidationError():
-            return _invalid(error)
-        case HTTPException(status_code=405):
-            return Problem("method_not_allowed", headers={"Allow": _allowed(scope)})
-        case HTTPException(status_code=404):
-            return Problem("not_found")
-        case asyncio.CancelledError():  # the service is shutting down
-            return Problem("unavailable")
-        case _:
-            logger.error("unexpected error in request %s", scope["request_id"], exc_info=error)
-            return Problem("internal_error")
+async def _rescued(request: Request, error: BaseException) -> Response:
+    """Ask the app's handler, found as Starlette finds it: by status, or else by class."""
+    if isinstance(error, asyncio.CancelledError):  # the service is shutting down
+        error = Problem("unavailable")
+    handlers = request.app.exception_handlers
+    key: Any = next((kind for kind in type(error).__mro__ if kind in handlers), Exception)
+    if key is Exception:
+        _log(request, error)
+        key = 500 if 500 in handlers else Exception
+    elif isinstance(error, HTTPException) and error.status_code in handlers:
+        key = error.status_code
+    handler: Any = handlers.get(key, _answer_unexpected)
+    is_async = iscoroutinefunction(handler)
+    try:
+        response: Response = await (
+            handler(request, error) if is_async else run_in_threadpool(handler, request, error)
+        )
+    except Exception as failure:  # noqa: BLE001  (of the handler)
+        _log(request, failure)
+        return await _answer_unexpected(request, failure)
+    return response
 
 
-def _allowed(scope: Scope) -> str:
-    """Return all methods of a path: the router's own answer lists only the first match's."""
-    methods: set[str] = set()
-    for route in scope["app"].routes:
-        if route.matches(scope)[0] is not Match.NONE:
-            methods |= getattr(route, "methods", set())
-    # Only static files are mounted, and a mount that has matched hides its path.
-    return ", ".join(sorted(methods or {"GET", "HEAD"}))
+async def _answer_unexpected(request: Request, _: BaseException) -> Response:
+    return _response(Problem("internal_error"), call_of(request).request_id)
+
+
+def _log(request: Request, error: BaseException) -> None:
+    logger.error("unexpected error in request %s", call_of(request).request_id, exc_info=error)
 
 
 def _invalid(error: RequestValidationError) -> Problem:
@@ -247,61 +305,10 @@ def _invalid_member(item: Mapping[str, Any]) -> dict[str, str]:
     place, *path = item["loc"]
     if place == "body":
         return {"detail": detail, "pointer": json_pointer(path)}
-    return {"detail": detail, "parameter": str(path[0])}
+    return {"detail": detail, "parameter": str(path[0] if path else place)}
 
 
 def json_pointer(path: Iterable[str | int]) -> str:
     """Return the JSON pointer of a path, as a URI fragment (RFC 6901, section 6)."""
     escaped = "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)
     return "#" + quote(escaped, safe="/~!$&'()*+,;=:@")
-
-
-def header(name: str, description: str, *, required: bool = True, **schema: str) -> dict[str, Any]:
-    """Describe a response header, for the OpenAPI document."""
-    return {name: {"description": description, "required": required, "schema": schema}}
-
-
-_RETRY_AFTER = header("Retry-After", "Seconds to wait before trying again.", type="integer")
-_HEADERS = {
-    401: header("WWW-Authenticate", "The challenge (RFC 6750).", type="string"),
-    429: _RETRY_AFTER
-    | header(
-        "RateLimit", 'Requests and seconds left: `"user";r=0;t=42`.', required=False, type="string"
-    ),
-    503: _RETRY_AFTER,
-}
-_EXAMPLES = {
-    "validation_error": {
-        "detail": "title: needs 1 or more characters",
-        "errors": [{"detail": "needs 1 or more characters", "pointer": "#/title"}],
-    }
-}
-
-
-def answers(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """Describe the problems that a route may return, for the OpenAPI document."""
-    responses: dict[int | str, dict[str, Any]] = {}
-    for code in codes:
-        status, sentence = CODES[code]
-        example = _body(code, sentence, "5f0c3a8e9d7b4c61a2e4f6b8c0d2e4f6")
-        if status not in responses:
-            schema = {"$ref": "#/components/schemas/Problem"}
-            content = {"application/problem+json": {"schema": schema, "examples": {}}}
-            responses[status] = {"description": _title(status), "content": content}
-            if status in _HEADERS:
-                responses[status]["headers"] = _HEADERS[status]
-        responses[status]["content"]["application/problem+json"]["examples"][code] = {
-            "summary": sentence,
-            "value": example | _EXAMPLES.get(code, {}),
-        }
-    return responses
-
-
-BODY = answers("request_timeout", "body_too_large", "unsupported_media_type")
-"""Problems of routes that take a body."""
-
-OWNED = answers(
-    *("not_authenticated", "invalid_token", "token_expired", "token_revoked"),
-    *("rate_limited", "validation_error", "internal_error", "unavailable"),
-)
-"""Problems of routes about a user's own data."""

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 from starlette.requests import Request
 
+from calls import call_of
 from settings import Settings
 
 _requests = logging.getLogger("todo.requests")
@@ -115,11 +116,12 @@ def log_event(request: Request, event: str, level: int = logging.INFO, **fields:
 
     Never pass passwords, tokens or cookies, and emails only as pseudonyms (`security.Issuer.name`).
     """
+    call = call_of(request)
     told = {
         "event": event,
         "client": request.client.host if request.client else None,
-        "request_id": request.scope["request_id"],
-        "user_id": request.scope.get("user_id"),
+        "request_id": call.request_id,
+        "user_id": call.user_id or None,
         **fields,
     }
     details = ", ".join(f"{name} %({name})s" for name in told if name != "event")

@@ -3,13 +3,11 @@
 import contextlib
 import gc
 from collections.abc import AsyncIterator
-from typing import Any
 
 from fastapi import FastAPI
-from fastapi.openapi.models import OAuth2, OAuthFlowPassword, OAuthFlows
-from fastapi.routing import APIRoute
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp
 
 import db
 import errors
@@ -18,11 +16,11 @@ import settings
 from dependencies.rate_limits import RateLimits
 from live import Live
 from middleware import CORS, Envelope
+from openapi import Service, operation_id
 from passwords import Passwords
 from revocations import Revocations
 from routes import auth, health, pages, tags, tasks
 from routing import Routes
-from schemas import Problem
 from security import Cursors, Issued, Issuer, Verifier
 
 DESCRIPTION = """
@@ -60,44 +58,6 @@ ALLOWED_HEADERS = [
     "Idempotency-Key",
     "Last-Event-ID",
 ]
-
-
-class Service(FastAPI):
-    """FastAPI with an OpenAPI document suited to client generators."""
-
-    def build_middleware_stack(self) -> ASGIApp:
-        """Build the stack without the framework's own outer layers, which ours replace.
-
-        The innermost layer runs routes without FastAPI's telemetry and form handling.
-        """
-        app: ASGIApp = Routes(self.router)
-        for layer, arguments, options in reversed(self.user_middleware):
-            app = layer(app, *arguments, **options)
-        return app
-
-    def openapi(self) -> dict[str, Any]:
-        """Return the document: `list_tasks` is named `listTasks`, and every error has a schema."""
-        if self.openapi_schema:
-            return self.openapi_schema
-        for route in self.routes:
-            if isinstance(route, APIRoute):
-                first, *rest = route.name.split("_")
-                route.operation_id = first + "".join(word.title() for word in rest)
-                route.summary = route.description.partition(". ")[0].rstrip(".").replace("`", "")
-        document = super().openapi()
-        schemes = document["components"]["securitySchemes"]
-        schemes["Password"] = OAuth2(
-            flows=OAuthFlows(password=OAuthFlowPassword(tokenUrl="/api/v1/auth/token")),
-            description="The username is your email. Leave the client fields empty.",
-        ).model_dump(mode="json", by_alias=True, exclude_none=True)
-        for path in document["paths"].values():
-            for operation in path.values():
-                if "security" in operation:
-                    operation["security"].append({"Password": []})
-        template = "#/components/schemas/{model}"
-        problem = Problem.model_json_schema(mode="serialization", ref_template=template)
-        document["components"]["schemas"] |= {**problem.pop("$defs"), "Problem": problem}
-        return document
 
 
 @contextlib.asynccontextmanager
@@ -147,19 +107,11 @@ def create_app(configured: settings.Settings) -> FastAPI:
                     yield
 
     logs.configure(configured)
-    return Service(
+    app = Service(
         title="Todo API",
         version="0.1.0",
         description=DESCRIPTION,
         lifespan=lifespan,
-        # Not include_router: an included router is matched twice per request, these routes once.
-        routes=[
-            *tasks.router.routes,
-            *tags.router.routes,
-            *auth.router.routes,
-            *health.router.routes,
-            *pages.router.routes,
-        ],
         middleware=[
             Middleware(Envelope, log=logs.request_log(configured)),
             Middleware(
@@ -171,13 +123,18 @@ def create_app(configured: settings.Settings) -> FastAPI:
                 expose_headers=EXPOSED_HEADERS,
             ),
             Middleware(errors.Errors),
+            Middleware(Routes),
         ],
+        exception_handlers={HTTPException: errors.answer, RequestValidationError: errors.answer},
         docs_url=None,
         redoc_url=None,
-        redirect_slashes=False,
         separate_input_output_schemas=False,
+        generate_unique_id_function=operation_id,
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
+    for router in (tasks.router, tags.router, auth.router, health.router, pages.router):
+        app.include_router(router)
+    return app
 
 
 app = create_app(settings.load())

@@ -1,37 +1,45 @@
-"""What wraps every request: its id, timing, log line and response headers."""
+"""The outer layers: each call's id, clock, log line and response headers; and CORS."""
 
 import logging
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
-from starlette._utils import get_route_path
+from fastapi.routing import iter_route_contexts
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+import calls
 import errors
+from calls import Call, call_of
 from logs import log_event
 
 _SANE_REQUEST_ID = re.compile(rb"[\w.:/+=-]{1,128}", re.ASCII)
 _USERS_TASKS = re.compile(r"/api/(?P<user_id>.+)/tasks(?P<rest>/.*)?", re.DOTALL)
 
-_SECURITY_HEADERS = [
+_ALWAYS = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
 ]
-_API_HEADERS = [
-    *_SECURITY_HEADERS,
+_FOR_DATA = [
+    *_ALWAYS,
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 ]
-_PAGE_HEADERS = [
-    *_SECURITY_HEADERS,
+_UNCACHED = [*_FOR_DATA, (b"cache-control", b"no-store")]
+_CACHEABLE = [
+    *_FOR_DATA,
+    (b"cache-control", b"private, no-cache"),
+    (b"vary", b"Authorization"),
+]
+_FOR_PAGES = [
+    *_ALWAYS,
     (
         b"content-security-policy",
         (
@@ -39,13 +47,12 @@ _PAGE_HEADERS = [
             b"base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
         ),
     ),
+    (b"cache-control", b"no-cache"),
 ]
-_UNCACHED, _REVALIDATED = [(b"cache-control", b"no-store")], [(b"cache-control", b"no-cache")]
-_CACHEABLE = [(b"cache-control", b"private, no-cache"), (b"vary", b"Authorization")]
 
 
 class Envelope:
-    """The outermost layer of the service. Plain ASGI for speed, because every request passes it."""
+    """The outermost of our layers. Plain ASGI for speed, because every request passes it."""
 
     def __init__(self, app: ASGIApp, log: Callable[[dict[str, Any]], None]) -> None:
         self.app = app
@@ -53,38 +60,39 @@ class Envelope:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and its response back."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             return await self.app(scope, receive, _briefly(send))
         started = time.perf_counter()
-        given = scope["given_headers"] = dict(scope["headers"])  # the last of repeated ones
-        request_id = scope["request_id"] = _request_id(given)
-        _canonical_path(scope)
-        is_api = scope["route_path"].startswith("/api/")
-        if not is_api:
-            # Starlette answers bad ranges in plain text, and no file here needs range requests.
-            scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"range"]
-        added = [
-            (b"x-request-id", request_id.encode()),
-            *(_API_HEADERS if is_api else _PAGE_HEADERS),
-        ]
-        caching = _UNCACHED if is_api else _REVALIDATED
-        if b"origin" not in given:
+        call = scope[calls.KEY] = _call(scope)
+        added = [(b"x-request-id", call.request_id.encode())]
+        if b"origin" not in call.headers:
             added.append((b"vary", b"Origin"))  # otherwise the CORS layer adds it
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                scope["status"] = message["status"]
-                message["headers"] = [*message["headers"], *added]
-                message["headers"] += _CACHEABLE if "is_cacheable" in scope else caching
-                if limits := scope.get("limits"):
-                    message["headers"] += limits.items()
+                call.status = message["status"]
+                own = message["headers"]
+                message["headers"] = [*own, *_lacking(own, call), *added, *call.limits.items()]
+            elif message["type"] == "websocket.accept":
+                call.status = HTTPStatus.SWITCHING_PROTOCOLS
+            elif message["type"] == "websocket.close":
+                call.status = call.status or HTTPStatus.FORBIDDEN  # closed before it was accepted
             await send(message)
 
         try:
-            app = _refuse_upgrade if _loses_its_body(scope, given) else self.app
+            app = _refuse_upgrade if _loses_its_body(scope, call.headers) else self.app
             await app(scope, receive, send_with_headers)
         finally:
-            self._log(_summary(scope, time.perf_counter() - started))
+            self._log(_summary(scope, call, time.perf_counter() - started))
+
+
+def _call(scope: Scope) -> Call:
+    given = dict(scope["headers"])
+    path, user_id = _canonical(scope)
+    if path in {"/", "/docs"} or path.startswith("/static/"):
+        # Starlette answers bad ranges in plain text, and none of our files needs range requests.
+        scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"range"]
+    return Call(_request_id(given), given, path, user_id)
 
 
 def _request_id(given: dict[bytes, bytes]) -> str:
@@ -94,9 +102,33 @@ def _request_id(given: dict[bytes, bytes]) -> str:
     return f"{random.getrandbits(128):032x}"
 
 
-def _loses_its_body(scope: Scope, given: dict[bytes, bytes]) -> bool:
+def _canonical(scope: Scope) -> tuple[str, str | None]:
+    """Return the one spelling by which our routes are found, and the user's id that was in it.
+
+    `/api/tasks/` becomes `/api/tasks`, and `/api/{user_id}/tasks...` becomes `/api/tasks...` with
+    an id that `verify_jwt` compares with the token's.
+    """
+    path, root = scope["path"], scope.get("root_path", "")
+    below = path[len(root) :] if f"{path}/".startswith(f"{root}/") else path
+    path = below.rstrip("/") or "/"
+    if match := _USERS_TASKS.fullmatch(path):
+        return "/api/tasks" + (match["rest"] or ""), match["user_id"]
+    return path, None
+
+
+def _lacking(own: list[tuple[bytes, bytes]], call: Call) -> list[tuple[bytes, bytes]]:
+    """Return the headers that every response gets, but for those that this one sets itself."""
+    names = {name for name, _ in own}
+    defaults = _FOR_PAGES
+    if call.path.startswith("/api/"):
+        defaults = _CACHEABLE if call.is_cacheable else _UNCACHED
+    return [pair for pair in defaults if pair[0] not in names]
+
+
+def _loses_its_body(scope: Scope, given: Mapping[bytes, bytes]) -> bool:
     """Return whether uvicorn's parser took the body for another protocol (try `curl --http2`)."""
-    return (b"upgrade" in given or scope["method"] == "CONNECT") and (
+    upgrades = scope["type"] == "http" and (b"upgrade" in given or scope["method"] == "CONNECT")
+    return upgrades and (
         given.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in given
     )
 
@@ -107,32 +139,26 @@ async def _refuse_upgrade(scope: Scope, receive: Receive, send: Send) -> None:
     await errors.respond(problem, scope, receive, send)
 
 
-def _canonical_path(scope: Scope) -> None:
-    """Rewrite every spelling of a path to the one that is routed.
-
-    `/api/tasks/` becomes `/api/tasks`, and `/api/{user_id}/tasks...` becomes `/api/tasks...` with
-    an id that `verify_jwt` compares with the token's.
-    """
-    path = get_route_path(scope).rstrip("/") or "/"
-    if match := _USERS_TASKS.fullmatch(path):
-        scope["path_user_id"] = match["user_id"]
-        path = "/api/tasks" + (match["rest"] or "")
-    scope["route_path"], scope["path"] = path, scope.get("root_path", "") + path
-
-
-def _summary(scope: Scope, seconds: float) -> dict[str, Any]:
-    # Log the route's template, not the path, which may contain anything.
-    route = scope.get("route")
+def _summary(scope: Scope, call: Call, seconds: float) -> dict[str, Any]:
     return {
         "event": "request",
-        "method": scope["method"],
-        "route": getattr(route, "path", None),
-        "status": scope.get("status"),
+        "method": scope.get("method", "WEBSOCKET"),
+        "route": call.route or _template(scope),
+        "status": call.status,
         "ms": round(seconds * 1000, 1),
-        "user_id": scope.get("user_id"),
-        "request_id": scope["request_id"],
+        "user_id": call.user_id or None,
+        "request_id": call.request_id,
         "client": scope["client"][0] if scope.get("client") else None,
     }
+
+
+def _template(scope: Scope) -> str | None:
+    """Return a route's path as it is declared: the one that was sent may contain anything."""
+    route = scope.get("route")
+    for context in iter_route_contexts(scope["app"].routes if route else ()):
+        if context.original_route is route:
+            return context.path  # with the prefix of the router that includes it
+    return getattr(route, "path", None)  # of an app that is mounted
 
 
 def _briefly(send: Send) -> Send:
@@ -154,7 +180,7 @@ class CORS(CORSMiddleware):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle requests that have an Origin."""
-        if scope["type"] == "http" and b"origin" in scope["given_headers"]:
+        if scope["type"] == "http" and b"origin" in call_of(scope).headers:
             await super().__call__(scope, receive, send)
         else:
             await self.app(scope, receive, send)

@@ -1,164 +1,218 @@
-"""How a route is found and run: first the token, then body, validation, and the function."""
+"""How our own routes are found and run: first the token, then body, validation, and the function.
+
+FastAPI's own handler costs twice as much as the rest of a request, its layers and its search for
+the route another eighth. Whatever is not simple enough for this is run by FastAPI all the same.
+"""
 
 import asyncio
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from dataclasses import fields
 from functools import cache, lru_cache
-from typing import Any, get_origin
+from inspect import isclass, iscoroutinefunction
+from typing import Any, NamedTuple, get_args, get_origin
 from urllib.parse import parse_qsl
 
 import orjson
 from fastapi import Request, Response
-from fastapi._compat import ModelField
-from fastapi.dependencies.models import Dependant, _is_coroutine_callable
+from fastapi.datastructures import DefaultPlaceholder
+from fastapi.dependencies.models import Dependant
+from fastapi.dependencies.utils import get_typed_return_annotation
 from fastapi.exceptions import RequestValidationError
 from fastapi.params import Form
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from pydantic import BaseModel
 from pydantic_core import from_json
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.routing import Match, Router
-from starlette.types import Receive, Scope, Send
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+from typing_extensions import is_typeddict
 
+from calls import call_of
 from errors import Problem
 
 MAX_BODY_BYTES = 64 * 1024
 BODY_SECONDS = 15.0
-NOT_MODIFIED = 304
+NO_CONTENT, NOT_MODIFIED = 204, 304
 
 MAX_KEPT_QUERY_BYTES = 256
 """Queries up to this length are parsed once and cached, because clients repeat them."""
 
+Field = Any
+"""A parameter, as FastAPI keeps it; the type has no public name."""
+
+_KNOWN = {
+    *("name", "call", "path", "path_params", "query_params", "body_params", "dependencies"),
+    *("request_param_name", "response_param_name"),
+    *("scope", "own_oauth_scopes", "parent_oauth_scopes"),  # only what is not known reads them
+}
+"""The fields of FastAPI's `Dependant` that `Operation` does justice to."""
+
+_CONVERSIONS = [
+    *("response_model_include", "response_model_exclude", "response_model_exclude_unset"),
+    *("response_model_exclude_defaults", "response_model_exclude_none"),
+]
+
 
 class Route(APIRoute):
-    """FastAPI's route, declared and documented as usual, but run by this class.
+    """FastAPI's route, declared and documented as usual. If it is simple, `Routes` runs it.
 
-    It guarantees the order that clients rely on: dependencies run first, so that a stranger's body
-    is not even read, and 401 takes precedence over 413, 415 and 422. It supports only what our
-    routes use: FastAPI's own handler, with its generators, streams, forms and telemetry, takes
-    twice as long as the rest of a request. A `Response` that a function returns is sent as it is.
-
-    Anything unsupported raises a `TypeError` where the route is declared: functions that are not
-    `async`, header and cookie parameters, a query that is not one model, more than one body.
+    Then dependencies run first, so that a stranger's body is not even read, and 401 takes
+    precedence over 413, 415 and 422; and what the function returns is not validated again.
     """
 
     def __init__(self, path: str, endpoint: Any, **options: Any) -> None:  # noqa: ANN401  (as in FastAPI)
         super().__init__(path, endpoint, **options)
-        for reason in _unsupported(self.dependant):
-            raise TypeError(f"{path}: {reason}.")
+        first_sentence = self.description.partition(". ")[0].rstrip(".").replace("`", "")
+        self.summary = self.summary or first_sentence
         marks = [vars(inner.call).get("openapi_parameter") for inner in self.dependant.dependencies]
         if headers := [mark for mark in marks if mark]:
             self.openapi_extra = {"parameters": headers}
 
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Match a path; the framework's own method costs several times as much."""
-        match = self.path_regex.match(scope["route_path"]) if scope["type"] == "http" else None
-        if match is None:
-            return Match.NONE, {}
-        found = Match.FULL if scope["method"] in (self.methods or ()) else Match.PARTIAL
-        return found, {"route": self, "path_params": match.groupdict()}
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request for this route's path."""
-        if scope["method"] not in (self.methods or ()):
-            raise HTTPException(405)
-        request, extra = Request(scope, receive), _Headers()
-        errors: list[Any] = []
-        values = await _arguments(self.dependant, request, extra, errors)
-        if self.body_field:
-            await self._add_body(request, values, errors)
-        if errors:
-            raise RequestValidationError(errors)
-        result = await self.endpoint(**values)
-        if isinstance(result, Response):
-            return await result(scope, receive, send)
-        headers, body = extra.raw_headers, b""
-        status = extra.status_code or self.status_code or 200
-        if self.response_field and status != NOT_MODIFIED:
-            # Do not validate again what mypy and the database have checked.
-            body = orjson.dumps(result, option=orjson.OPT_UTC_Z)
-            headers.append((b"content-type", b"application/json"))
-            headers.append((b"content-length", b"%d" % len(body)))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        return await send({"type": "http.response.body", "body": body})
-
-    async def _add_body(self, request: Request, values: dict[str, Any], errors: list[Any]) -> None:
-        (field,) = self.dependant.body_params
-        is_form = isinstance(field.field_info, Form)
-        if body := await _read(request, "x-www-form-urlencoded" if is_form else "json"):
-            document = dict(parse_qsl(body.decode(errors="replace"))) if is_form else _parse(body)
-            if document is None:
-                errors.append({"type": "null", "loc": ("body",)})
-                return
-            values[field.name], wrong = field.validate(document, loc=("body",))
-            errors += wrong
-        elif field.field_info.is_required():
-            errors.append({"type": "missing", "loc": ("body",)})
-
 
 class Routes:
-    """Finds a route by method and number of path segments, where a router tries them all.
+    """The innermost layer: it runs our routes, and passes all else on to FastAPI.
 
-    Starlette's router handles the rest: static files, OpenAPI, 404, 405, startup and shutdown.
+    It finds a route by the number of the path's segments, where a router tries them all.
     """
 
-    def __init__(self, router: Router) -> None:
-        self._router = router
-        self._routes: defaultdict[tuple[str, int], list[Route]] = defaultdict(list)
-        for route in router.routes:
-            if isinstance(route, Route):
-                for method in route.methods or ():
-                    self._routes[method, route.path.count("/")].append(route)
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self._number = 0
+        self._places: dict[int, list[_Place]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        if scope["type"] == "http":
-            key = scope["method"], scope["route_path"].count("/")
-            for route in self._routes.get(key, ()):
-                match, found = route.matches(scope)
-                if match is Match.FULL:
-                    scope.update(found)
-                    return await route.handle(scope, receive, send)
-        return await Router.app(self._router, scope, receive, send)
+        operation = self._find(scope) if scope["type"] == "http" else None
+        # Only FastAPI's own handler knows how to override dependencies.
+        if operation is None or scope["app"].dependency_overrides:
+            await self.app(scope, receive, send)
+        else:
+            await operation.run(scope, receive, send)
+
+    def _find(self, scope: Scope) -> "Operation | None":
+        routes = scope["app"].routes
+        if self._number != len(routes):
+            self._number, self._places = len(routes), _places(routes)
+        path = call_of(scope).path
+        for place in self._places.get(path.count("/"), ()):
+            if match := place.pattern.match(path):
+                scope["path"] = scope.get("root_path", "") + path  # as FastAPI's router knows it
+                if scope["method"] in place.operations:
+                    scope["path_params"] = match.groupdict()
+                    return place.operations[scope["method"]]
+        return None
 
 
-def _unsupported(dependant: Dependant, *, inner: bool = False) -> Iterator[str]:
-    """Yield what in a declaration would be silently ignored."""
-    name = getattr(dependant.call, "__name__", dependant.call)
-    bodies = dependant.body_params
-    if not _is_coroutine_callable(dependant.call):
-        yield f"{name} must be an async function that returns"
-    if dependant.header_params or dependant.cookie_params:
-        yield f"{name} must read headers and cookies from the Request"
-    if dependant.query_params and not _is_one_model(dependant.query_params):
-        yield f"{name} must take the whole query as one model"
-    if inner and bodies:
-        yield f"{name} must do without a body of its own"
-    if len(bodies) > 1:
-        yield f"{name} must take one body"
-    if (
-        dependant.http_connection_param_name
-        or dependant.background_tasks_param_name
-        or dependant.security_scopes_param_name
-    ):
-        yield f"{name} must take nothing of the framework's but Request and Response"
-    for dependency in dependant.dependencies:
-        yield from _unsupported(dependency, inner=True)
+class _Place(NamedTuple):
+    pattern: re.Pattern[str]
+    operations: "dict[str, Operation | None]"
+    """By method; None is left to FastAPI."""
 
 
-def _is_one_model(fields: list[ModelField]) -> bool:
-    kind = fields[0].field_info.annotation
-    return len(fields) == 1 and isinstance(kind, type) and issubclass(kind, BaseModel)
+def _places(routes: list[BaseRoute]) -> dict[int, list[_Place]]:
+    """Return the places of our routes, in the order of declaration, by number of segments."""
+    found: dict[str, _Place] = {}
+    for context in iter_route_contexts(routes):
+        if isinstance(context.original_route, Route):
+            place = found.setdefault(str(context.path), _Place(context.path_regex, {}))
+            operation = Operation(context) if _is_simple(context) else None
+            for method in context.methods or ():
+                place.operations.setdefault(method, operation)
+    numbered = defaultdict(list)
+    for path, place in found.items():
+        numbered[path.count("/")].append(place)
+    return numbered
 
 
-class _Headers(Response):
-    """Collects the headers that a function sets, without the cost of a whole response."""
+class Operation:
+    """Runs a simple route, as it and the routers that include it declare it.
 
-    status_code: int | None = None  # type: ignore[assignment]
+    A `Response` that the function returns is sent as it is.
+    """
 
-    def __init__(self) -> None:
-        self.raw_headers = []
+    def __init__(self, context: RouteContext) -> None:
+        self._route = context.original_route
+        self._path = str(context.path)
+        self._dependant: Dependant = context.dependant
+        self._function: Any = context.endpoint
+        self._status = context.status_code or 200
+        self._has_body = context.response_model is not None
+
+    async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request for this route's path and method."""
+        self._tell(scope)
+        request, response = Request(scope, receive), Response(status_code=self._status)
+        response.raw_headers.clear()
+        errors: list[Any] = []
+        values = await _arguments(self._dependant, request, response, errors)
+        for field in self._dependant.body_params:  # one at most
+            await _add_body(field, request, values, errors)
+        if errors:
+            raise RequestValidationError(errors)
+        result = await self._function(**values)
+        if not isinstance(result, Response):
+            if self._has_body and response.status_code != NOT_MODIFIED:
+                response.body = orjson.dumps(result, option=orjson.OPT_UTC_Z)
+                response.raw_headers += [
+                    (b"content-type", b"application/json"),
+                    (b"content-length", b"%d" % len(response.body)),
+                ]
+            result = response
+        await result(scope, receive, send)
+
+    def _tell(self, scope: Scope) -> None:
+        """Name the route to our log, and to others' middleware as FastAPI does."""
+        call_of(scope).route = self._path
+        scope["route"], scope["endpoint"] = self._route, self._function
+
+
+def _is_simple(context: RouteContext) -> bool:
+    """Return whether `Operation` does all that a route asks for."""
+    function, *dependencies = everything = list(_all(context.dependant))
+    return (
+        context.max_body_size is None
+        and _returns_rows(context)
+        and all(map(_is_plain, everything))
+        and all(field is context.body_field for field in function.body_params)
+        and not any(inner.query_params or inner.body_params for inner in dependencies)
+        # FastAPI would call a dependency once, however often it is declared.
+        and len({dependant.call for dependant in everything}) == len(everything)
+    )
+
+
+def _all(dependant: Dependant) -> Iterator[Dependant]:
+    yield dependant
+    for inner in dependant.dependencies:
+        yield from _all(inner)
+
+
+def _returns_rows(context: RouteContext) -> bool:
+    """Return whether the result is sent unchanged: rows, nothing, or a response."""
+    result = get_typed_return_annotation(context.dependant.call)
+    if isclass(result) and issubclass(result, Response):
+        return True
+    row = get_args(result)[0] if get_origin(result) is list else result
+    return (
+        (is_typeddict(row) or context.status_code == NO_CONTENT)
+        and result == context.response_model
+        and isinstance(context.response_class, DefaultPlaceholder)
+        and not any(getattr(context, name) for name in _CONVERSIONS)
+    )
+
+
+def _is_plain(dependant: Dependant) -> bool:
+    """Return whether it is an async function that takes nothing but what `Operation` gives."""
+    call, bare = dependant.call, Dependant()
+    others = [field.name for field in fields(bare) if field.name not in _KNOWN]
+    queries: list[Any] = [field.field_info.annotation for field in dependant.query_params]
+    return (
+        (iscoroutinefunction(call) or iscoroutinefunction(type(call).__call__))
+        and all(getattr(dependant, name) == getattr(bare, name) for name in others)
+        and len(queries) <= 1
+        and all(isclass(kind) and issubclass(kind, BaseModel) for kind in queries)
+    )
 
 
 async def _arguments(
@@ -175,7 +229,7 @@ async def _arguments(
         raw = request.path_params[field.alias]
         values[field.name], wrong = field.validate(raw, loc=("path", field.alias))
         errors += wrong
-    for field in dependant.query_params:
+    for field in dependant.query_params:  # one at most
         values[field.name], wrong = _query(request, field)
         errors += wrong
     if dependant.request_param_name:
@@ -185,14 +239,29 @@ async def _arguments(
     return values
 
 
-def _query(request: Request, field: ModelField) -> tuple[Any, list[Any]]:
+async def _add_body(
+    field: Field, request: Request, values: dict[str, Any], errors: list[Any]
+) -> None:
+    is_form = isinstance(field.field_info, Form)
+    if body := await _read(request, "x-www-form-urlencoded" if is_form else "json"):
+        document = dict(parse_qsl(body.decode(errors="replace"))) if is_form else _parse(body)
+        if document is None:
+            errors.append({"type": "null", "loc": ("body",)})
+            return
+        values[field.name], wrong = field.validate(document, loc=("body",))
+        errors += wrong
+    elif field.field_info.is_required():
+        errors.append({"type": "missing", "loc": ("body",)})
+
+
+def _query(request: Request, field: Field) -> tuple[Any, list[Any]]:
     sent = request.scope["query_string"]
     read = _read_query if len(sent) <= MAX_KEPT_QUERY_BYTES else _read_query.__wrapped__
     return read(sent, field)
 
 
 @lru_cache(maxsize=512)
-def _read_query(sent: bytes, field: ModelField) -> tuple[Any, list[Any]]:
+def _read_query(sent: bytes, field: Field) -> tuple[Any, list[Any]]:
     """Parse a query. Refuse a repeated name, because neither value could be preferred.
 
     For a list in the model, repeated values are its items.
@@ -206,11 +275,12 @@ def _read_query(sent: bytes, field: ModelField) -> tuple[Any, list[Any]]:
             return None, [{"type": "repeated", "loc": ("query", name)} for name in repeated]
     for name in lists & values.keys():
         values[name] = [value for given_name, value in given if given_name == name]
-    return field.validate(values, loc=("query",))
+    found: tuple[Any, list[Any]] = field.validate(values, loc=("query",))
+    return found
 
 
 @cache
-def _lists(query: ModelField) -> frozenset[str]:
+def _lists(query: Field) -> frozenset[str]:
     model: Any = query.field_info.annotation
     fields = model.model_fields.items()
     return frozenset(name for name, field in fields if get_origin(field.annotation) is list)
@@ -218,7 +288,7 @@ def _lists(query: ModelField) -> frozenset[str]:
 
 async def _read(request: Request, subtype: str) -> bytes:
     """Read a body of at most 64 KiB. Raise `Problem` 408, 413 or 415."""
-    headers: dict[bytes, bytes] = request.scope["given_headers"]
+    headers: dict[bytes, bytes] = call_of(request).headers
     length = int(headers.get(b"content-length", 0))
     if not length and b"transfer-encoding" not in headers:
         return b""

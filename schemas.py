@@ -10,6 +10,7 @@ import unicodedata
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
+import orjson
 from email_validator import EmailNotValidError, validate_email
 from pydantic import (
     MISSING,
@@ -35,6 +36,7 @@ FIRST_MOMENT = datetime.min.replace(tzinfo=UTC)
 LAST_MOMENT = datetime.max.replace(tzinfo=UTC)
 """The database driver reads these as minus and plus infinity."""
 
+_COLOR = r"^#[0-9A-Fa-f]{6}$"
 _READ_ONLY = frozenset({"id", "user_id", "created_at", "updated_at", "rev"})
 
 
@@ -74,6 +76,18 @@ def _name_of(tag: object) -> object:
             raise ValueError("has a member that tags do not have; /docs lists theirs")
         return tag.get("name")
     return tag
+
+
+def _parsed(tags: object) -> object:
+    # The database renders them as JSON, which FastAPI's own handler cannot see through.
+    return orjson.loads(orjson.dumps(tags))
+
+
+def _color(value: object) -> object:
+    # Pydantic alone would show the pattern.
+    if isinstance(value, str) and not re.fullmatch(_COLOR, value):
+        raise ValueError("must look like #22aa66")
+    return value
 
 
 def _plain_digits(value: object) -> object:
@@ -120,7 +134,7 @@ NewPassword = Annotated[str, StringConstraints(min_length=8, max_length=128), *_
 _DIGITS = BeforeValidator(_plain_digits)
 Id = Annotated[int, Field(ge=1, le=MAX_ID), _DIGITS]
 Revision = Annotated[int, Field(ge=0, le=MAX_ID), _DIGITS]
-Color = Annotated[str, StringConstraints(pattern=r"^#[0-9A-Fa-f]{6}$", to_lower=True)]
+Color = Annotated[str, StringConstraints(pattern=_COLOR, to_lower=True), BeforeValidator(_color)]
 
 
 class TagRead(TypedDict):
@@ -151,7 +165,7 @@ class TaskRead(TypedDict):
     completed: Annotated[bool, Field(examples=[False])]
     priority: Annotated[Priority, Field(examples=["medium"])]
     due_date: Annotated[datetime | None, Field(examples=[None])]
-    tags: list[TagRead]
+    tags: Annotated[list[TagRead], BeforeValidator(_parsed)]
     created_at: Annotated[datetime, Field(examples=["2026-11-20T10:00:00Z"])]
     updated_at: Annotated[datetime, Field(examples=["2026-11-20T10:00:00Z"])]
     rev: Annotated[int, Field(description="The owner's revision that changed it.", examples=[7])]
@@ -266,7 +280,9 @@ class _Query(_Strict):
     """
 
     model_config = ConfigDict(frozen=True)
-    __eq__ = object.__eq__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
 
     def __hash__(self) -> int:
         return id(self)
@@ -423,8 +439,10 @@ class InvalidMember(BaseModel):
     parameter: str | MISSING = Field(MISSING, examples=["limit"])
 
 
-class Problem(BaseModel):
+class ProblemRead(BaseModel):
     """An error, in every response from status 400 up (RFC 9457)."""
+
+    model_config = ConfigDict(title="Problem")
 
     type: str = Field(examples=["about:blank"])
     title: str = Field(examples=["Not Found"])

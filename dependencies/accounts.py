@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Request, Response
 
 import queries
+from calls import call_of
 from dependencies.identity import read_claims
 from dependencies.rate_limits import address, rate_limits
 from errors import Problem
@@ -44,7 +45,7 @@ SKEW_SECONDS = 60
 async def check_origin(request: Request) -> None:
     """Refuse foreign pages that make the browser send our cookie, or store a new one (CSRF)."""
     origin = request.headers.get("origin")
-    signs_in = request.scope["path"].endswith(("/login", "/token"))
+    signs_in = call_of(request).path.endswith(("/login", "/token"))
     if origin is None or not (signs_in or "cookie" in request.headers):
         return
     own = origin.partition("://")[2] == request.headers.get("host")
@@ -98,7 +99,7 @@ class Accounts:
                 log_event(self._request, "sign_in_refused", logging.WARNING, email=name)
                 raise Problem("invalid_credentials")
             if session := await self._start(account["id"], known, better):
-                self._request.scope["user_id"] = account["id"]
+                call_of(self._request).user_id = account["id"]
                 log_event(self._request, "signed_in", email=name)
                 return self._token(account, session, 0)
 
@@ -129,7 +130,7 @@ class Accounts:
         if not rotated:
             await self._end_if_reused(session)
             raise Problem("refresh_token_invalid")
-        self._request.scope["user_id"] = rotated["id"]
+        call_of(self._request).user_id = rotated["id"]
         log_event(self._request, "refreshed")
         return self._token(rotated, session, rotated["counter"])
 

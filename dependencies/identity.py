@@ -9,6 +9,7 @@ from fastapi.security.base import SecurityBase
 
 import queries
 import schemas
+from calls import call_of
 from dependencies.rate_limits import address, rate_limits
 from errors import Problem
 from logs import log_event
@@ -40,13 +41,13 @@ class VerifyJWT(SecurityBase):
                 reason = str(problem.__cause__ or problem.code)
                 log_event(request, problem.code, logging.WARNING, reason=reason)
             raise
-        request.scope["claims"] = claims
-        user_id = request.scope["user_id"] = claims.user_id
-        await limits.count(request, limits.api, "user", user_id)
-        if request.scope.get("path_user_id", claims.subject) != claims.subject:
+        call = call_of(request)
+        call.claims, call.user_id = claims, claims.user_id
+        await limits.count(request, limits.api, "user", claims.user_id)
+        if call.path_user_id not in {None, claims.subject}:
             log_event(request, "wrong_user", logging.WARNING, reason="the path names another user")
             raise Problem("wrong_user")
-        return user_id
+        return claims.user_id
 
 
 async def read_claims(request: Request) -> Claims:
@@ -89,8 +90,9 @@ verify_jwt = VerifyJWT()
 UserId = Annotated[str, Depends(verify_jwt)]
 
 
-async def current_user(user_id: UserId) -> schemas.UserRead:
+async def current_user(user_id: UserId, request: Request) -> schemas.UserRead:
     """Return the user's row; create it for a user known only from the token."""
+    call_of(request).user_id = user_id  # also if a test overrides `verify_jwt`
     if found := await queries.FIND_USER.first(owner=user_id):
         return found
     if user_id.startswith(LOCAL):

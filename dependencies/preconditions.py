@@ -6,6 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 
+from calls import call_of
 from errors import bad_parameter
 from schemas import MAX_ID
 
@@ -79,7 +80,7 @@ async def last_event_id(request: Request) -> int | None:
 
 def _header(request: Request, name: bytes) -> str | None:
     """Return a header's value; repeated headers form one list (RFC 9110, section 5.3)."""
-    if name not in request.scope["given_headers"]:
+    if name not in call_of(request).headers:
         return None
     found: list[bytes] = [value for key, value in request.scope["headers"] if key == name]
     return b", ".join(found).decode("latin-1").strip()

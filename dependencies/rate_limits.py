@@ -12,6 +12,7 @@ from limits.aio.strategies import FixedWindowRateLimiter
 from limits.errors import StorageError
 from limits.storage import storage_from_string
 
+from calls import call_of
 from errors import CannotStart, Problem
 from logs import log_event
 from settings import Settings
@@ -146,7 +147,7 @@ class RateLimits:
 
 def _tell(request: Request, policy: str, state: str) -> None:
     """Add two headers to the eventual response; with two limits, each lists both."""
-    told: dict[bytes, bytes] = request.scope.setdefault("limits", {})
+    told = call_of(request).limits
     for name, value in (b"ratelimit-policy", policy.encode()), (b"ratelimit", state.encode()):
         told[name] = told[name] + b", " + value if name in told else value
 

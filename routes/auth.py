@@ -5,8 +5,10 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Form, Query, Request
 
 import queries
+from calls import call_of
 from dependencies import CurrentUser, MyAccounts, SignInLimit, UserId, check_origin
-from errors import BODY, Problem, answers
+from errors import Problem
+from openapi import BODY, answers
 from routing import Route
 from schemas import (
     AccountDeletion,
@@ -81,7 +83,7 @@ async def get_me(user: CurrentUser) -> UserRead:
 async def update_me(change: UserPatch, _: CurrentUser, request: Request) -> UserRead:
     """Change your name."""
     # Not by the id that is shown to the user, which another issuer's user may have too.
-    user = await queries.RENAME_USER.first(owner=request.scope["user_id"], name=change.name)
+    user = await queries.RENAME_USER.first(owner=call_of(request).user_id, name=change.name)
     if user is None:
         raise Problem("token_revoked")  # deleted in the meantime
     return user
@@ -104,4 +106,4 @@ async def delete_me(
     proof: AccountDeletion | None = None,
 ) -> None:
     """Delete your account and all your data. Its tokens stop working at once."""
-    await accounts.delete(request.scope["user_id"], proof.password if proof else None)
+    await accounts.delete(call_of(request).user_id, proof.password if proof else None)

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request
 
 import db
-from errors import answers
+from openapi import answers
 from routing import Route
 from schemas import Health
 

@@ -6,8 +6,9 @@ from fastapi import APIRouter
 
 import queries
 from dependencies import TagId, UserId
-from errors import BODY, OWNED, Problem, answers
+from errors import Problem
 from folding import tag_key
+from openapi import BODY, OWNED, answers
 from routing import Route
 from schemas import TagCreate, TagPatch, TagRead
 

@@ -6,8 +6,10 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
 
 import queries
+from calls import call_of
 from db import Statement
 from dependencies import (
     IdempotencyKey,
@@ -19,9 +21,10 @@ from dependencies import (
     TaskPaging,
     UserId,
 )
-from errors import BODY, OWNED, Problem, answers, bad_parameter, header
+from errors import Problem, bad_parameter
 from folding import search_key, tag_key
 from live import EventStream, read_changes, stream
+from openapi import BODY, OWNED, answers, header
 from routing import Route
 from schemas import (
     FIRST_MOMENT,
@@ -125,7 +128,7 @@ async def list_changes(user_id: UserId, query: Annotated[ChangesFilter, Query()]
     }
 
 
-@router.get("/events", response_class=EventStream, responses=EVENTS)
+@router.get("/events", response_class=StreamingResponse, responses=EVENTS)
 async def watch_tasks(
     user_id: UserId, query: Annotated[EventsFilter, Query()], last: LastEventId, request: Request
 ) -> Response:
@@ -136,7 +139,8 @@ async def watch_tasks(
         since = rev
     _refuse_ahead(name, since, rev)
     state = request.app.state
-    return EventStream(stream(state.live, state.revocations, request.scope["claims"], since))
+    claims = call_of(request).claims
+    return EventStream(stream(state.live, state.revocations, claims, since))
 
 
 @router.get("/{task_id}", responses=READ)
@@ -280,7 +284,7 @@ def _offer(
     request: Request, response: Response, etag: str, rev: int, known: list[int] | None
 ) -> None:
     """Let the client cache the response, or answer 304 if it has it (RFC 9110, section 15.4.5)."""
-    request.scope["is_cacheable"] = True
+    call_of(request).is_cacheable = True
     response.headers["ETag"] = etag
     if known is None or rev in known:
         response.status_code = 304

@@ -17,6 +17,7 @@ import jwt
 import pytest
 from fastapi import FastAPI, Request, Response
 
+import calls
 import db
 import errors
 import main
@@ -24,7 +25,7 @@ import passwords
 import queries
 import revocations
 import schemas
-from dependencies.accounts import Accounts
+from dependencies.accounts import accounts
 from routes import auth
 from settings import Settings
 from tests.conftest import ORIGIN, SECRET, Person, one_connection, token, until_waiting
@@ -1077,12 +1078,12 @@ async def test_a_corrupt_hash_matches_no_password(
 
 
 async def test_a_user_who_is_deleted_meanwhile_is_signed_out(app: FastAPI) -> None:
-    scope = {"type": "http", "app": app, "user_id": "nobody", "client": None}
+    scope = {"type": "http", "app": app, "client": None, calls.KEY: calls.Call("1", {}, "/")}
     request = Request(scope)
 
     for call in (
         auth.update_me(schemas.UserPatch(name="Ada"), {}, request),  # type: ignore[typeddict-item]
-        Accounts(request, Response()).delete("nobody", None),
+        (await accounts(request, Response())).delete("nobody", None),
     ):
         with pytest.raises(errors.Problem) as raised:
             await call

@@ -6,7 +6,8 @@ import pytest
 from fastapi import FastAPI
 from jsonschema import Draft202012Validator
 
-from errors import CODES, answers
+from errors import CODES
+from openapi import answers
 from tests.contract import PROBLEM
 
 OPERATIONS = [

@@ -1,0 +1,98 @@
+"""What the OpenAPI document says of errors and headers, and how it is completed."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.models import OAuth2, OAuthFlowPassword, OAuthFlows
+from fastapi.routing import APIRoute
+
+from errors import CODES, body, title
+from schemas import ProblemRead
+
+
+class Service(FastAPI):
+    """FastAPI with an OpenAPI document suited to client generators."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the document; FastAPI makes it anew when routes were added."""
+        document = super().openapi()
+        if "Problem" not in document["components"]["schemas"]:
+            _add_password(document)
+            _add_problem(document)
+        return document
+
+
+def operation_id(route: APIRoute) -> str:
+    """Name an operation as clients' languages do: `list_tasks` is `listTasks`."""
+    first, *rest = route.name.split("_")
+    return first + "".join(word.title() for word in rest)
+
+
+def _add_password(document: dict[str, Any]) -> None:
+    """Let Swagger UI sign in with a password, wherever a token is needed."""
+    document["components"]["securitySchemes"]["Password"] = OAuth2(
+        flows=OAuthFlows(password=OAuthFlowPassword(tokenUrl="/api/v1/auth/token")),
+        description="The username is your email. Leave the client fields empty.",
+    ).model_dump(mode="json", by_alias=True, exclude_none=True)
+    for path in document["paths"].values():
+        for operation in path.values():
+            if {"BearerToken": []} in operation.get("security", ()):
+                operation["security"].append({"Password": []})
+
+
+def _add_problem(document: dict[str, Any]) -> None:
+    """Add the schemas of errors, to which `answers` refers."""
+    template = "#/components/schemas/{model}"
+    problem = ProblemRead.model_json_schema(mode="serialization", ref_template=template)
+    document["components"]["schemas"] |= {**problem.pop("$defs"), "Problem": problem}
+
+
+def header(name: str, description: str, *, required: bool = True, **schema: str) -> dict[str, Any]:
+    """Describe a response header, for the OpenAPI document."""
+    return {name: {"description": description, "required": required, "schema": schema}}
+
+
+_RETRY_AFTER = header("Retry-After", "Seconds to wait before trying again.", type="integer")
+_HEADERS = {
+    401: header("WWW-Authenticate", "The challenge (RFC 6750).", type="string"),
+    429: _RETRY_AFTER
+    | header(
+        "RateLimit", 'Requests and seconds left: `"user";r=0;t=42`.', required=False, type="string"
+    ),
+    503: _RETRY_AFTER,
+}
+_EXAMPLES = {
+    "validation_error": {
+        "detail": "title: needs 1 or more characters",
+        "errors": [{"detail": "needs 1 or more characters", "pointer": "#/title"}],
+    }
+}
+
+
+def answers(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """Describe the problems that a route may return, for the OpenAPI document."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    for code in codes:
+        status, sentence = CODES[code]
+        example = body(status, code, sentence, "5f0c3a8e9d7b4c61a2e4f6b8c0d2e4f6")
+        if status not in responses:
+            schema = {"$ref": "#/components/schemas/Problem"}
+            content = {"application/problem+json": {"schema": schema, "examples": {}}}
+            responses[status] = {"description": title(status), "content": content}
+            if status in _HEADERS:
+                responses[status]["headers"] = _HEADERS[status]
+        responses[status]["content"]["application/problem+json"]["examples"][code] = {
+            "summary": sentence,
+            "value": example | _EXAMPLES.get(code, {}),
+        }
+    return responses
+
+
+BODY = answers("request_timeout", "body_too_large", "unsupported_media_type")
+"""Problems of routes that take a body."""
+
+OWNED = answers(
+    *("not_authenticated", "invalid_token", "token_expired", "token_revoked"),
+    *("rate_limited", "validation_error", "internal_error", "unavailable"),
+)
+"""Problems of routes about a user's own data."""
