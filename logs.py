@@ -4,9 +4,7 @@ Events pass their fields as the logger's only argument, a dictionary: `logger.in
 """
 
 import logging.config
-import sys
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,13 +29,13 @@ class JSONFormatter(logging.Formatter):
             fields["message"] = record.getMessage()
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
-        return _json(record.created, record.levelname.lower(), record.name, fields).decode()
-
-
-def _json(created: float, level: str, logger: str, fields: dict[str, Any]) -> bytes:
-    moment = datetime.fromtimestamp(created, UTC)
-    line = {"time": moment, "level": level, "logger": logger, **fields}
-    return orjson.dumps(line, default=str, option=orjson.OPT_UTC_Z)
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            **fields,
+        }
+        return orjson.dumps(line, default=str, option=orjson.OPT_UTC_Z).decode()
 
 
 class TextFormatter(logging.Formatter):
@@ -56,9 +54,6 @@ class TextFormatter(logging.Formatter):
 
 def configure(settings: Settings) -> None:
     """Send all loggers' lines, uvicorn's too, to standard output in one format."""
-    # These appear in no format, and each costs time on every line.
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging._srcfile = None  # noqa: SLF001  (as the logging HOWTO advises)
     logging.config.dictConfig(
         {
             "version": 1,
@@ -91,24 +86,14 @@ def configure(settings: Settings) -> None:
     )
 
 
-def request_log(settings: Settings) -> Callable[[dict[str, Any]], None]:
-    """Return the function that writes the one log line of a request.
-
-    JSON bypasses the loggers, whose overhead is twice the cost of writing the line. So handlers
-    that others add see every line except these.
-    """
-    if settings.log_format == "json" and sys.stdout and _requests.isEnabledFor(logging.INFO):
-        return _write_request
-    return lambda fields: _requests.info(_TEXT, fields)
-
-
-def _write_request(fields: dict[str, Any]) -> None:
-    line = _json(time.time(), "info", _requests.name, fields)
-    try:
-        sys.stdout.buffer.write(line + b"\n")
-        sys.stdout.buffer.flush()
-    except (OSError, ValueError):  # closed: that must not fail a request
-        pass
+def log_request(fields: dict[str, Any]) -> None:
+    """Write the one line of a request."""
+    if _requests.isEnabledFor(logging.INFO):
+        # `info` would walk up the stack to find out where it was called, which nobody asks.
+        record = _requests.makeRecord(
+            _requests.name, logging.INFO, __file__, 0, _TEXT, (fields,), None
+        )
+        _requests.handle(record)
 
 
 def log_event(request: Request, event: str, level: int = logging.INFO, **fields: object) -> None:

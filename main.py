@@ -113,7 +113,7 @@ def create_app(configured: settings.Settings) -> FastAPI:
         description=DESCRIPTION,
         lifespan=lifespan,
         middleware=[
-            Middleware(Envelope, log=logs.request_log(configured)),
+            Middleware(Envelope),
             Middleware(
                 CORS,
                 allow_origins=configured.cors_origins,

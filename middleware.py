@@ -4,7 +4,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -17,8 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import calls
 import errors
+import logs
 from calls import Call, call_of
-from logs import log_event
 
 _SANE_REQUEST_ID = re.compile(rb"[\w.:/+=-]{1,128}", re.ASCII)
 _USERS_TASKS = re.compile(r"/api/(?P<user_id>.+)/tasks(?P<rest>/.*)?", re.DOTALL)
@@ -54,9 +54,8 @@ _FOR_PAGES = [
 class Envelope:
     """The outermost of our layers. Plain ASGI for speed, because every request passes it."""
 
-    def __init__(self, app: ASGIApp, log: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and its response back."""
@@ -83,7 +82,7 @@ class Envelope:
             app = _refuse_upgrade if _loses_its_body(scope, call.headers) else self.app
             await app(scope, receive, send_with_headers)
         finally:
-            self._log(_summary(scope, call, time.perf_counter() - started))
+            logs.log_request(_summary(scope, call, time.perf_counter() - started))
 
 
 def _call(scope: Scope) -> Call:
@@ -195,5 +194,5 @@ class _RefusedPreflight(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
         origin = request.headers["origin"]
-        log_event(request, "origin_not_allowed", logging.WARNING, origin=origin)
+        logs.log_event(request, "origin_not_allowed", logging.WARNING, origin=origin)
         await errors.respond(errors.Problem("origin_not_allowed"), scope, receive, send)
