@@ -4,7 +4,7 @@ from dependencies.accounts import MyAccounts, check_origin
 from dependencies.identity import CurrentUser, UserId, verify_jwt
 from dependencies.paging import TaskPaging
 from dependencies.parameters import TagId, TaskId
-from dependencies.preconditions import IdempotencyKey, IfMatch, IfNoneMatch, LastEventId
+from dependencies.preconditions import IdempotencyKey, IfMatch, IfNoneMatch, LastEventId, Revisions
 from dependencies.rate_limits import SignInLimit
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "IfNoneMatch",
     "LastEventId",
     "MyAccounts",
+    "Revisions",
     "SignInLimit",
     "TagId",
     "TaskId",

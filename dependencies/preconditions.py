@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
@@ -34,25 +35,42 @@ def reads_header(name: str, description: str, example: str) -> Callable[[Functio
     return mark
 
 
+@dataclass(frozen=True, slots=True)
+class Revisions:
+    """The revisions that a conditional header names."""
+
+    revisions: tuple[int, ...] | None
+    """As statements take them: None is any."""
+
+    def matches(self, rev: int) -> bool:
+        """Return whether a revision is among them."""
+        return self.revisions is None or rev in self.revisions
+
+
+ANY, NONE = Revisions(None), Revisions(())
+
+
 @reads_header("If-Match", "Write only if the task still has this `ETag`; 412 otherwise.", '"7"')
-async def if_match(request: Request) -> list[int] | None:
-    """Return the revisions that a write accepts, None for any (RFC 9110, section 13.1.1).
+async def if_match(request: Request) -> Revisions:
+    """Return the revisions that a write accepts (RFC 9110, section 13.1.1).
 
     Raise `Problem` 422 if it is malformed: the write must not happen unconditionally.
     """
     sent = _header(request, b"if-match")
     if sent is None or sent == "*":
-        return None
+        return ANY
     if not _ENTITY_TAGS.fullmatch(sent):
         raise bad_parameter("If-Match", 'must be an ETag as it was given, like "7"')
     return _revisions(sent)
 
 
 @reads_header("If-None-Match", "The `ETag` of your copy; 304 if it is current.", 'W/"7"')
-async def if_none_match(request: Request) -> list[int] | None:
-    """Return the revisions that the client has, None for any (RFC 9110, section 13.1.2)."""
+async def if_none_match(request: Request) -> Revisions:
+    """Return the revisions that the client has (RFC 9110, section 13.1.2)."""
     sent = _header(request, b"if-none-match")
-    return None if sent == "*" else _revisions(sent or "")
+    if sent is None:
+        return NONE
+    return ANY if sent == "*" else _revisions(sent)
 
 
 @reads_header("Idempotency-Key", "Makes it safe to repeat the request.", "8e03978e-40d5-43dd")
@@ -86,12 +104,13 @@ def _header(request: Request, name: bytes) -> str | None:
     return b", ".join(found).decode("latin-1").strip()
 
 
-def _revisions(tags: str) -> list[int]:
+def _revisions(tags: str) -> Revisions:
     """Return the tags that are revisions; no others were ever issued."""
-    return [number for tag in _REVISION.findall(tags) if (number := int(tag)) <= MAX_ID]
+    numbers = map(int, _REVISION.findall(tags))
+    return Revisions(tuple(number for number in numbers if number <= MAX_ID))
 
 
-IfMatch = Annotated[list[int] | None, Depends(if_match)]
-IfNoneMatch = Annotated[list[int] | None, Depends(if_none_match)]
+IfMatch = Annotated[Revisions, Depends(if_match)]
+IfNoneMatch = Annotated[Revisions, Depends(if_none_match)]
 IdempotencyKey = Annotated[str | None, Depends(idempotency_key)]
 LastEventId = Annotated[int | None, Depends(last_event_id)]

@@ -16,6 +16,7 @@ from dependencies import (
     IfMatch,
     IfNoneMatch,
     LastEventId,
+    Revisions,
     TagId,
     TaskId,
     TaskPaging,
@@ -105,7 +106,7 @@ async def list_tasks(  # noqa: PLR0913, PLR0917  (its dependencies)
     """List your tasks, newest first by default. `Link` leads to the next page, if there is one."""
     start = paging.start(user_id, query)
     statement, values = _read(query)
-    rows = await statement.all(owner=user_id, known=known, **values, **start)
+    rows = await statement.all(owner=user_id, known=known.revisions, **values, **start)
     rev = rows[0]["owner_rev"]
     _offer(request, response, f'W/"{rev}"', rev, known)
     if rows[0]["id"] is None:
@@ -164,7 +165,7 @@ async def complete_task(
     """Toggle whether a task is done. A body sets it instead, which is safe to repeat."""
     if change is not None:
         return _with_etag(await _change(user_id, task_id, match, change), response)
-    task = await queries.TOGGLE_TASK.first(owner=user_id, task_id=task_id, match=match)
+    task = await queries.TOGGLE_TASK.first(owner=user_id, task_id=task_id, match=match.revisions)
     if task is None:
         raise await _missed(user_id, task_id, match)
     return _with_etag(await _as_written(user_id, task), response)
@@ -208,7 +209,7 @@ async def patch_task(
 @router.delete("/{task_id}", status_code=204, responses=CHANGED)
 async def delete_task(task_id: TaskId, user_id: UserId, match: IfMatch) -> None:
     """Delete one of your tasks."""
-    if not await queries.DELETE_TASK.first(owner=user_id, task_id=task_id, match=match):
+    if not await queries.DELETE_TASK.first(owner=user_id, task_id=task_id, match=match.revisions):
         raise await _missed(user_id, task_id, match)
 
 
@@ -280,13 +281,11 @@ def _with_etag(task: TaskRead, response: Response) -> TaskRead:
     return task
 
 
-def _offer(
-    request: Request, response: Response, etag: str, rev: int, known: list[int] | None
-) -> None:
+def _offer(request: Request, response: Response, etag: str, rev: int, known: Revisions) -> None:
     """Let the client cache the response, or answer 304 if it has it (RFC 9110, section 15.4.5)."""
     call_of(request).is_cacheable = True
     response.headers["ETag"] = etag
-    if known is None or rev in known:
+    if known.matches(rev):
         response.status_code = 304
 
 
@@ -298,23 +297,23 @@ def _mismatch(task: TaskRead) -> Problem:
     return Problem("precondition_failed", headers={"ETag": _etag(task)})
 
 
-async def _missed(user_id: str, task_id: int, match: list[int] | None) -> Problem:
+async def _missed(user_id: str, task_id: int, match: Revisions) -> Problem:
     """Return why a write found nothing. Raise `Problem` 404 if there is no such task."""
-    if match is None:
+    if match.revisions is None:
         return Problem("task_not_found")  # a query might find one created in the meantime
     return _mismatch(await _get(user_id, task_id))
 
 
-async def _check(user_id: str, task_id: int, match: list[int] | None) -> TaskRead:
+async def _check(user_id: str, task_id: int, match: Revisions) -> TaskRead:
     """Return the current task. Raise `Problem` 404, or 412 if its revision does not match."""
     task = await _get(user_id, task_id)
-    if match is not None and task["rev"] not in match:
+    if not match.matches(task["rev"]):
         raise _mismatch(task)
     return task
 
 
 async def _change(
-    user_id: str, task_id: int, match: list[int] | None, change: TaskPatch | Completion
+    user_id: str, task_id: int, match: Revisions, change: TaskPatch | Completion
 ) -> TaskRead:
     members = change.model_dump()
     if not members:
@@ -329,7 +328,7 @@ async def _change(
     # writes nothing. The look that follows is newer, and so is the second try; one that sets tags
     # waits in a statement of its own before.
     for statement in first, then:
-        if task := await statement.first(owner=user_id, task_id=task_id, match=match, **values):
+        if task := await statement.first(owner=user_id, task_id=task_id, match=match.revisions, **values):
             return await _as_written(user_id, task)
         current = await _check(user_id, task_id, match)
         if "tags" not in members and members.items() <= current.items():
