@@ -13,11 +13,11 @@ import db
 import errors
 import logs
 import settings
-from dependencies.rate_limits import RateLimits
 from live import Live
 from middleware import CORS, Envelope
 from openapi import Service, operation_id
 from passwords import Passwords
+from rate_limits import RateLimits
 from revocations import Revocations
 from routes import auth, health, pages, tags, tasks
 from routing import Routes

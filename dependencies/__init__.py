@@ -1,11 +1,10 @@
 """The dependencies that routes can declare."""
 
-from dependencies.accounts import MyAccounts, check_origin
+from dependencies.accounts import MyAccounts, SignInLimit, check_origin
 from dependencies.identity import CurrentUser, UserId, verify_jwt
 from dependencies.paging import TaskPaging
 from dependencies.parameters import TagId, TaskId
 from dependencies.preconditions import IdempotencyKey, IfMatch, IfNoneMatch, LastEventId, Revisions
-from dependencies.rate_limits import SignInLimit
 
 __all__ = [
     "CurrentUser",

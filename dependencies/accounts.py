@@ -1,45 +1,17 @@
-"""Sign-up, sign-in and sign-out: sessions with rotating refresh tokens in a cookie."""
+"""What the routes of accounts ask for."""
 
-import contextlib
 import logging
-import time
-from datetime import timedelta
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated
 
 from fastapi import Depends, Request, Response
 
-import queries
+from accounts import Accounts
 from calls import call_of
 from dependencies.identity import read_claims
-from dependencies.rate_limits import address, rate_limits
 from errors import Problem
-from folding import folded
 from logs import log_event
-from passwords import Passwords
-from revocations import Revocations
-from schemas import Registration, TokenRead, UserRead
-from security import (
-    LEEWAY_SECONDS,
-    LOCAL,
-    USER_KEY,
-    Claims,
-    ExpiredToken,
-    InvalidToken,
-    Issuer,
-    new_session,
-    new_user_id,
-)
-from settings import Settings
-
-COOKIE, COOKIE_PATH = "refresh_token", "/api/v1/auth"
-GRACE = timedelta(seconds=10)
-"""How long the previous refresh token stays valid, for two tabs or a lost response."""
-
-LONGEST = timedelta(days=3650)
-"""The longest revocation: other issuers' tokens may be valid for years."""
-
-SKEW_SECONDS = 60
-"""How far ahead the clock of another of our machines may be."""
+from rate_limits import address, rate_limits
 
 
 async def check_origin(request: Request) -> None:
@@ -54,253 +26,16 @@ async def check_origin(request: Request) -> None:
         raise Problem("origin_not_allowed")
 
 
-class Accounts:
-    """The logic of the auth routes, for one request and its response."""
-
-    def __init__(self, request: Request, response: Response) -> None:
-        self._request, self._response = request, response
-        state = request.app.state
-        self._settings: Settings = state.settings
-        self._issuer: Issuer = state.issuer
-        self._passwords: Passwords = state.passwords
-        self._revocations: Revocations = state.revocations
-        self._limits = rate_limits(request)
-        self._alive = {
-            "idle": timedelta(days=self._settings.refresh_idle_days),
-            "longest": timedelta(days=self._settings.refresh_max_days),
-        }
-        lifetime = self._settings.access_token_seconds + LEEWAY_SECONDS + SKEW_SECONDS
-        self._lifetime = timedelta(seconds=lifetime)
-
-    async def sign_up(self, who: Registration) -> UserRead:
-        """Create an account. Raise `Problem` 409 if the email already has one, 422, 429, 503."""
-        key = folded(who.email)
-        name = await self._count_account(key)
-        self._refuse_weak(who.password, who.email, "password")
-        user = await queries.CREATE_ACCOUNT.one(
-            owner=new_user_id(),
-            email=who.email,
-            email_key=key,
-            name=who.name,
-            password_hash=await self._passwords.hash(who.password),
-        )
-        log_event(self._request, "signed_up", user_id=user["id"], email=name)
-        return user
-
-    async def sign_in(self, email: str, password: str) -> TokenRead:
-        """Start a session. Raise `Problem` 401, 429, 503."""
-        key = folded(email)
-        name = await self._count_account(key)
-        while True:  # retry if the hash is upgraded before the session starts
-            account = await queries.FIND_ACCOUNT.first(email_key=key)
-            known = account and account["password_hash"]
-            right, better = await self._passwords.verify(password, known)
-            if not right or not account or not known:
-                log_event(self._request, "sign_in_refused", logging.WARNING, email=name)
-                raise Problem("invalid_credentials")
-            if session := await self._start(account["id"], known, better):
-                call_of(self._request).user_id = account["id"]
-                log_event(self._request, "signed_in", email=name)
-                return self._token(account, session, 0)
-
-    async def _start(self, user_id: str, known: str, better: str | None) -> str | None:
-        if better and await queries.REHASH_PASSWORD.first(
-            owner=user_id, known=known, better=better
-        ):
-            known = better
-        session = new_session()
-        started = await queries.START_SESSION.first(session=session, owner=user_id, known=known)
-        return session if started else None
-
-    async def refresh(self) -> TokenRead:
-        """Rotate the refresh token. Raise `Problem` 401, 429, 503."""
-        cookies = _refresh_cookies(self._request)
-        if not cookies:
-            raise Problem("refresh_token_missing")
-        try:
-            session, counter = self._issuer.read_refresh_token(*cookies)
-        except (InvalidToken, TypeError) as error:  # or two cookies
-            limit = self._limits.refresh
-            await self._limits.count(self._request, limit, "address", address(self._request))
-            raise Problem("refresh_token_invalid") from error
-        await self._limits.count(self._request, self._limits.refresh, "session", session)
-        rotated = await queries.ROTATE_SESSION.first(
-            session=session, counter=counter, grace=GRACE, **self._alive
-        )
-        if not rotated:
-            await self._end_if_reused(session)
-            raise Problem("refresh_token_invalid")
-        call_of(self._request).user_id = rotated["id"]
-        log_event(self._request, "refreshed")
-        return self._token(rotated, session, rotated["counter"])
-
-    async def _end_if_reused(self, session: str) -> None:
-        """End a session that is alive: an old refresh token was used, so it may be stolen."""
-        if alive := await queries.FIND_SESSION.first(session=session, **self._alive):
-            log_event(self._request, "refresh_reused", logging.WARNING, user_id=alive["user_id"])
-            await queries.END_SESSION.all(session=session, lifetime=self._lifetime)
-            await self._revocations.load()
-
-    async def sign_out(self, *, everywhere: bool) -> None:
-        """End the sessions of the cookie and the token, if any, or all sessions of their users.
-
-        A token without a session is revoked. Raise `Problem` 503 if nothing could be ended.
-        """
-        claims = await self._claims()
-        owners = {claims.user_id} if claims else set[str]()
-        sessions = {claims.session} if claims and claims.session else set[str]()
-        for cookie in _refresh_cookies(self._request):
-            with contextlib.suppress(InvalidToken):
-                sessions.add(self._issuer.read_refresh_token(cookie)[0])
-        if everywhere:
-            await self._end_everywhere(sessions, owners)
-        # End the sent sessions last: if a statement fails, a retry can still identify the user.
-        for session in sessions:
-            ended = await queries.END_SESSION.all(session=session, lifetime=self._lifetime)
-            owners.update(row["user_id"] for row in ended)
-        if claims and not claims.session:
-            left = timedelta(seconds=min(claims.expires - time.time(), LONGEST.total_seconds()))
-            await queries.REVOKE.one(key=claims.keys[-1], lifetime=left + self._lifetime)
-        self._clear_cookie()
-        if sessions or claims:
-            await self._revocations.load()
-            for owner in owners:
-                log_event(self._request, "logged_out", user_id=owner, everywhere=everywhere)
-
-    async def _end_everywhere(self, sessions: set[str], owners: set[str]) -> None:
-        """End all sessions of the owners, and of the sessions' owners, which are added to them."""
-        for session in sessions:
-            alive = await queries.FIND_SESSION.all(session=session, **self._alive)
-            owners.update(row["user_id"] for row in alive)
-        for owner in owners:
-            await queries.END_SESSIONS.all(owner=owner, lifetime=self._lifetime)
-            if not owner.startswith(LOCAL):
-                await queries.REVOKE.one(key=USER_KEY + owner, lifetime=LONGEST)
-
-    async def _claims(self) -> Claims | None:
-        """Return the token's claims; of an expired or revoked one, only if they name a session."""
-        try:
-            claims = await read_claims(self._request)
-            self._revocations.check(claims)
-        except Problem as problem:
-            if problem.code == "unavailable":
-                raise  # a false 204 would be worse
-            cause = problem.__cause__
-            if isinstance(cause, ExpiredToken):
-                claims = cause.claims
-            elif problem.code != "token_revoked":
-                return None
-            # One that is older than any session ends nothing: it may have leaked long ago.
-            is_recent = claims.expires > time.time() - self._alive["longest"].total_seconds()
-            return claims if claims.session and is_recent else None
-        return claims
-
-    async def change_password(self, user_id: str, current: str, new: str) -> TokenRead:
-        """Change it and end every other session. Raise `Problem` 403, 422, 429, 503."""
-        account = await queries.FIND_OWN_ACCOUNT.first(owner=user_id)
-        account = await self._prove(user_id, account, current)
-        self._refuse_weak(new, account["email"] or "", "new_password")
-        session = new_session()
-        changed = await queries.CHANGE_PASSWORD.first(
-            owner=user_id,
-            known=account["password_hash"],
-            better=await self._passwords.hash(new),
-            session=session,
-            lifetime=self._lifetime,
-        )
-        if not changed:
-            raise Problem("wrong_password")  # changed in the meantime
-        await self._revocations.load()
-        log_event(self._request, "password_changed")
-        return self._token(changed, session, 0)
-
-    async def delete(self, user_id: str, password: str | None) -> None:
-        """Delete a user and all their data. Raise `Problem` 401, 403, 422, 429, 503."""
-        account = await queries.FIND_OWN_ACCOUNT.first(owner=user_id)
-        if account is None:
-            raise Problem("token_revoked")  # deleted in the meantime
-        if account["password_hash"] is not None:
-            if password is None:
-                raise _invalid("password", "is required")
-            await self._prove(user_id, account, password)
-        gone = await queries.DELETE_ACCOUNT.first(
-            owner=user_id, known=account["password_hash"], lifetime=LONGEST
-        )
-        if not gone:
-            left = await queries.FIND_OWN_ACCOUNT.first(owner=user_id)
-            was_changed = left and left["password_hash"]
-            raise Problem("wrong_password" if was_changed else "token_revoked")
-        await self._revocations.load()
-        self._clear_cookie()
-        log_event(self._request, "account_deleted")
-
-    async def _prove(
-        self, user_id: str, account: queries.UserRow | None, password: str
-    ) -> queries.UserRow:
-        """Verify the current password. Raise `Problem` 403, 429, 503."""
-        await self._limits.count(self._request, self._limits.auth, "account", user_id)
-        right, _ = await self._passwords.verify(password, account and account["password_hash"])
-        if not account or not right:
-            log_event(self._request, "wrong_password", logging.WARNING)
-            raise Problem("wrong_password")
-        return account
-
-    async def _count_account(self, key: str) -> str:
-        """Count an attempt against the account with this key; return its pseudonym for the log."""
-        name = self._issuer.name(key)
-        await self._limits.count(self._request, self._limits.auth, "account", name)
-        return name
-
-    def _refuse_weak(self, password: str, email: str, member: str) -> None:
-        if why := self._passwords.weakness(password, email):
-            raise _invalid(member, why)
-
-    def _token(self, user: UserRead, session: str, counter: int) -> TokenRead:
-        """Set the refresh cookie, and return a body with the access token."""
-        self._response.set_cookie(
-            COOKIE,
-            self._issuer.refresh_token(session, counter),
-            max_age=self._settings.refresh_idle_days * 24 * 3600,
-            **self._cookie(),
-        )
-        row: dict[str, Any] = {**user}  # may hold more than clients may see
-        return {
-            "access_token": self._issuer.access_token(user["id"], session),
-            "token_type": "bearer",
-            "expires_in": self._settings.access_token_seconds,
-            "user": UserRead(**{name: row[name] for name in UserRead.__annotations__}),  # type: ignore[typeddict-item]
-        }
-
-    def _clear_cookie(self) -> None:
-        self._response.delete_cookie(COOKIE, **self._cookie())
-
-    def _cookie(self) -> dict[str, Any]:
-        return {
-            "path": self._request.scope.get("root_path", "") + COOKIE_PATH,
-            "secure": self._settings.cookie_secure,
-            "httponly": True,
-            "samesite": self._settings.cookie_samesite,
-        }
-
-
-def _refresh_cookies(request: Request) -> list[str]:
-    """Return all refresh cookies: with two, there is no telling which is meant."""
-    pairs = [
-        pair.strip().partition("=")
-        for header in request.headers.getlist("cookie")
-        for pair in header.split(";")
-    ]
-    return [value for name, _, value in pairs if name == COOKIE]
-
-
-def _invalid(member: str, why: str) -> Problem:
-    errors = [{"detail": why, "pointer": f"#/{member}"}]
-    return Problem("validation_error", f"{member}: {why}", errors=errors)
+async def limit_sign_in(request: Request) -> None:
+    """Count a sign-in attempt against the address; the account is counted once it is known."""
+    counted = rate_limits(request)
+    await counted.count(request, counted.auth, "address", address(request))
 
 
 async def accounts(request: Request, response: Response) -> Accounts:
-    """Return the auth logic for this request."""
-    return Accounts(request, response)
+    """Return the logic of accounts for this request."""
+    return Accounts(request, response, partial(read_claims, request))
 
 
+SignInLimit = Annotated[None, Depends(limit_sign_in)]
 MyAccounts = Annotated[Accounts, Depends(accounts)]

@@ -10,9 +10,9 @@ from fastapi.security.base import SecurityBase
 import queries
 import schemas
 from calls import call_of
-from dependencies.rate_limits import address, rate_limits
 from errors import Problem
 from logs import log_event
+from rate_limits import address, rate_limits
 from security import LOCAL, Claims, ExpiredToken, InvalidToken, UnknownKey, Verifier
 
 MAX_TOKEN_BYTES = 8192  # limits what is parsed before its signature is checked

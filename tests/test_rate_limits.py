@@ -15,7 +15,7 @@ import pytest
 from starlette.types import ASGIApp
 
 import main
-from dependencies import rate_limits
+import rate_limits
 from errors import CannotStart
 from settings import Settings
 from tests.conftest import Person, token

@@ -3,14 +3,14 @@
 import logging
 import math
 import time
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import limits
-from fastapi import Depends, Request
 from limits.aio.storage import Storage
 from limits.aio.strategies import FixedWindowRateLimiter
 from limits.errors import StorageError
 from limits.storage import storage_from_string
+from starlette.requests import Request
 
 from calls import call_of
 from errors import CannotStart, Problem
@@ -161,12 +161,3 @@ def rate_limits(request: Request) -> RateLimits:
 def address(request: Request) -> str:
     """Return the client's address, from uvicorn, which trusts only configured proxies."""
     return request.client.host if request.client else "unknown"
-
-
-async def limit_sign_in(request: Request) -> None:
-    """Count a sign-in attempt against the address; the account is counted once it is known."""
-    counted = rate_limits(request)
-    await counted.count(request, counted.auth, "address", address(request))
-
-
-SignInLimit = Annotated[None, Depends(limit_sign_in)]
