@@ -163,9 +163,14 @@ class Operation:
         await result(scope, receive, send)
 
     def _tell(self, scope: Scope) -> None:
-        """Name the route to our log, and to others' middleware as FastAPI does."""
+        """Name the route to our log, and to others' tools as FastAPI does."""
         call_of(scope).route = self._path
         scope["route"], scope["endpoint"] = self._route, self._function
+        if telemetry := scope.get("fastapi.telemetry"):
+            telemetry.route = scope.get("root_path", "") + self._path
+            if telemetry.span:
+                telemetry.span.set_attribute("http.route", telemetry.route)
+                telemetry.span.update_name(f"{telemetry.span_method} {telemetry.route}")
 
 
 def _is_simple(context: RouteContext) -> bool:
