@@ -81,6 +81,7 @@ def configure(settings: Settings) -> None:
                 # `Envelope` logs requests.
                 "uvicorn.access": {"handlers": [], "propagate": False},
                 "alembic": {"level": "WARNING"},
+                "watchfiles": {"level": "WARNING"},
             },
         }
     )

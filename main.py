@@ -77,6 +77,7 @@ def create_app(configured: settings.Settings) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        logs.configure(configured)  # again: `fastapi run` lets uvicorn do so after the import
         with (
             db.locate(configured) as database,
             contextlib.closing(Passwords()) as app.state.passwords,

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,16 @@ from settings import STARTUP_FAILURE, Settings
 from tests.conftest import SECRET, copied, token
 
 PATIENCE = 30
+UVICORN = ("uvicorn", "main:app")
 HEADERS = {"Authorization": f"Bearer {token(sub='ada')}"}
 
 
 @contextlib.contextmanager
-def service(project: Path, *options: str, **environment: str) -> Iterator["Service"]:
+def service(
+    project: Path, *options: str, command: Sequence[str] = UVICORN, **environment: str
+) -> Iterator["Service"]:
     """Run the service until the block ends."""
-    running = Service(project, *options, **environment)
+    running = Service(project, *options, command=command, **environment)
     try:
         running.wait_until_ready()
         yield running
@@ -46,7 +49,13 @@ def service(project: Path, *options: str, **environment: str) -> Iterator["Servi
 class Service:
     """A running service; its log is a file."""
 
-    def __init__(self, project: Path, *options: str, **environment: str) -> None:
+    def __init__(
+        self,
+        project: Path,
+        *options: str,
+        command: Sequence[str] = UVICORN,
+        **environment: str,
+    ) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -55,7 +64,7 @@ class Service:
         weakref.finalize(self, shutil.rmtree, self.log.parent)
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "uvicorn", "main:app", "--port", str(port), *options],
+                [sys.executable, "-m", *command, "--port", str(port), *options],
                 cwd=project,
                 env={
                     "PATH": os.environ["PATH"],
@@ -353,3 +362,16 @@ def test_without_a_url_the_database_is_our_own(
         assert len(made.secret) >= 32
     with db.locate(Settings(database_url=None, better_auth_secret=SECRET)) as chosen:
         assert chosen == (made.url, SECRET)
+
+
+@pytest.mark.parametrize("command", ["dev", "run"])
+def test_fastapis_command_serves_and_logs_each_request_once(
+    command: str, shared_clone: Path, database: db.Database
+) -> None:
+    environment = {"DATABASE_URL": database.url, "LOG_FORMAT": "text"}
+    with service(shared_clone, command=("fastapi", command), **environment) as running:
+        assert running.call("GET").is_success
+
+        running.wait_until_printed("GET /api/tasks 200", 1)
+
+    assert running.printed().count("/api/tasks") == 1
