@@ -303,7 +303,7 @@ def _secret(file: Path) -> str:
     file.touch(0o600)
     if not file.read_text():
         file.write_text(secrets.token_urlsafe(32))
-        logger.info("made the secret that signs tokens: %s", file)
+        logger.info("made the secret that signs tokens unless BETTER_AUTH_SECRET is set: %s", file)
     return file.read_text()
 
 

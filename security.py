@@ -1,4 +1,4 @@
-"""Tokens: the only module that handles secrets. It knows nothing about HTTP."""
+"""Tokens, and the keys that sign and verify them. It knows nothing about HTTP."""
 
 import hmac
 import math
