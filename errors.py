@@ -9,7 +9,6 @@ import logging
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from http.client import responses
-from inspect import iscoroutinefunction
 from typing import Any
 from urllib.parse import quote
 
@@ -18,8 +17,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
 from fastapi.utils import is_body_allowed_for_status_code
 from pydantic_core import to_json
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
@@ -249,39 +248,34 @@ class Errors:
         except (Exception, asyncio.CancelledError) as error:
             if scope["type"] != "http" or call_of(scope).status:  # too late for another response
                 raise
-            response = await _rescued(Request(scope, receive), error)
-            await response(scope, receive, send)
+            if isinstance(error, asyncio.CancelledError):  # the service is shutting down
+                error = Problem("unavailable")
+            try:
+                await _handle(error, scope, receive, send)
+            except Exception as failure:  # noqa: BLE001  (of the handler)
+                _log(scope, failure)
+                await respond(Problem("internal_error"), scope, receive, send)
 
 
-async def _rescued(request: Request, error: BaseException) -> Response:
-    """Ask the app's handler, found as Starlette finds it: by status, or else by class."""
-    if isinstance(error, asyncio.CancelledError):  # the service is shutting down
-        error = Problem("unavailable")
-    handlers = request.app.exception_handlers
-    key: Any = next((kind for kind in type(error).__mro__ if kind in handlers), Exception)
-    if key is Exception:
-        _log(request, error)
-        key = 500 if 500 in handlers else Exception
-    elif isinstance(error, HTTPException) and error.status_code in handlers:
-        key = error.status_code
-    handler: Any = handlers.get(key, _answer_unexpected)
-    is_async = iscoroutinefunction(handler)
-    try:
-        response: Response = await (
-            handler(request, error) if is_async else run_in_threadpool(handler, request, error)
-        )
-    except Exception as failure:  # noqa: BLE001  (of the handler)
-        _log(request, failure)
-        return await _answer_unexpected(request, failure)
-    return response
+async def _handle(error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+    """Let the app's own handler of such an error answer; Starlette finds and runs it."""
+
+    async def fail(*_: object) -> None:
+        raise error
+
+    handlers = scope["app"].exception_handlers
+    if not handlers.keys() & {*type(error).__mro__} - {Exception}:
+        _log(scope, error)
+    unexpected = {Exception: handlers.get(500, _answer_unexpected)}
+    await ExceptionMiddleware(fail, unexpected | handlers)(scope, receive, send)
 
 
-async def _answer_unexpected(request: Request, _: BaseException) -> Response:
+async def _answer_unexpected(request: Request, _: Exception) -> Response:
     return _response(Problem("internal_error"), call_of(request).request_id)
 
 
-def _log(request: Request, error: BaseException) -> None:
-    logger.error("unexpected error in request %s", call_of(request).request_id, exc_info=error)
+def _log(scope: Scope, error: Exception) -> None:
+    logger.error("unexpected error in request %s", call_of(scope).request_id, exc_info=error)
 
 
 def _invalid(error: RequestValidationError) -> Problem:

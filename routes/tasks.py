@@ -328,7 +328,9 @@ async def _change(
     # writes nothing. The look that follows is newer, and so is the second try; one that sets tags
     # waits in a statement of its own before.
     for statement in first, then:
-        if task := await statement.first(owner=user_id, task_id=task_id, match=match.revisions, **values):
+        if task := await statement.first(
+            owner=user_id, task_id=task_id, match=match.revisions, **values
+        ):
             return await _as_written(user_id, task)
         current = await _check(user_id, task_id, match)
         if "tags" not in members and members.items() <= current.items():
