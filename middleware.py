@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import calls
+import db
 import errors
 import logs
 from calls import Call, call_of
@@ -62,6 +63,7 @@ class Envelope:
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, _briefly(send))
         started = time.perf_counter()
+        db.begin_call()
         call = scope[calls.KEY] = _call(scope)
         added = [(b"x-request-id", call.request_id.encode())]
         if b"origin" not in call.headers:
@@ -69,6 +71,7 @@ class Envelope:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
+                db.end_call()
                 call.status = message["status"]
                 own = message["headers"]
                 message["headers"] = [*own, *_lacking(own, call), *added, *call.limits.items()]

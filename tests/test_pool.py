@@ -9,6 +9,7 @@ import pytest
 
 import db
 import queries
+from errors import Problem
 from routes import health
 from settings import Settings
 from tests.conftest import WAITING, Person, until_waiting
@@ -59,6 +60,43 @@ async def test_when_all_connections_hang_it_says_so_in_time_and_recovers(
     assert {answer.status_code for answer in (late, *answers)} == {503}
     assert {answer.headers["Retry-After"] for answer in (late, *answers)} == {"1"}
     assert (await ada.get(path)).json() == task, "what was given up was stopped, too"
+
+
+async def test_turn_and_statement_share_one_deadline(
+    ada: Person, configured: Settings, database: db.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = f"/api/tasks/{(await create(ada))['id']}/complete"
+    monkeypatch.setattr(db, "DEADLINE_SECONDS", 1.0)
+    blocker = await asyncpg.connect(database.url)
+    async with (
+        db.connect(configured.model_copy(update={"database_pool_size": 1}), database.url),
+        blocker.transaction(),
+    ):
+        await blocker.execute("LOCK TABLE tasks")
+        first = asyncio.create_task(ada.patch(path))
+        await asyncio.sleep(0.5)
+        started = time.monotonic()
+        second = await ada.patch(path)  # it gets its turn when the first is given up
+        seconds = time.monotonic() - started
+
+    await blocker.close()
+    assert {(await first).status_code, second.status_code} == {503}
+    assert 0.9 < seconds < 1.3
+
+
+async def test_the_statements_of_a_call_share_one_deadline(
+    app: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert app
+    monkeypatch.setattr(db, "DEADLINE_SECONDS", 0.5)
+    slow = db.Statement[dict[str, str]]("SELECT pg_sleep(0.3)")
+
+    db.begin_call()
+    await slow.all()
+    with pytest.raises(Problem):
+        await slow.all()
+    db.end_call()
+    await slow.all()
 
 
 async def test_there_are_as_many_connections_as_the_setting_says(
