@@ -16,8 +16,14 @@ FILES = sorted(file for folder in FOLDERS for file in (PROJECT / folder).glob("*
 OURS = {file.stem for file in FILES} | {"dependencies", "routes", "benchmarks", "tests"}
 
 
+OF_NAMED_TUPLES = {"_replace", "_asdict", "_fields"}
+"""These are documented; the underscore keeps them apart from the tuple's own names."""
+
+
 def is_private(name: str) -> bool:
-    return any(part.startswith("_") and not part.endswith("__") for part in name.split("."))
+    return name not in OF_NAMED_TUPLES and any(
+        part.startswith("_") and not part.endswith("__") for part in name.split(".")
+    )
 
 
 def is_ours(module: str) -> bool:
