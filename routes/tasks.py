@@ -104,16 +104,9 @@ async def list_tasks(  # noqa: PLR0913, PLR0917  (its dependencies)
     response: Response,
 ) -> list[TaskRead]:
     """List your tasks, newest first by default. `Link` leads to the next page, if there is one."""
-    start = paging.start(user_id, query)
-    statement, values = _read(query)
-    rows = await statement.all(owner=user_id, known=known.revisions, **values, **start)
-    rev = rows[0]["owner_rev"]
+    rev, tasks = await _list(user_id, query, known, paging.start(user_id, query))
     _offer(request, response, f'W/"{rev}"', rev, known)
-    if rows[0]["id"] is None:
-        return []
-    for row in rows:
-        del row["owner_rev"]  # cheaper than copying the task out of each row
-    return paging.end(user_id, query, rows)
+    return paging.end(user_id, query, tasks)
 
 
 @router.get("/changes")
@@ -247,6 +240,20 @@ def _refuse_ahead(name: str, since: int, rev: int) -> None:
     """Raise `Problem` 422 for a future revision: the client has it from data that is gone."""
     if since > rev:
         raise bad_parameter(name, "is ahead of every revision; forget the copy and start from 0")
+
+
+async def _list(
+    user_id: str, query: TaskFilter, known: Revisions, start: dict[str, Any]
+) -> tuple[int, list[TaskRead]]:
+    """Return the user's revision, and if it is not known, the tasks that a query finds."""
+    statement, values = _read(query)
+    rows = await statement.all(owner=user_id, known=known.revisions, **values, **start)
+    rev = rows[0]["owner_rev"]
+    if rows[0]["id"] is None:
+        return rev, []
+    for row in rows:
+        del row["owner_rev"]  # cheaper than copying the task out of each row
+    return rev, [*rows]
 
 
 @lru_cache(maxsize=64)
