@@ -54,6 +54,8 @@ class TextFormatter(logging.Formatter):
 
 def configure(settings: Settings) -> None:
     """Send all loggers' lines, uvicorn's too, to standard output in one format."""
+    # These are in no format. (Processes are, in gunicorn's and hypercorn's.)
+    logging.logThreads = logging.logMultiprocessing = False
     logging.config.dictConfig(
         {
             "version": 1,
@@ -90,10 +92,8 @@ def configure(settings: Settings) -> None:
 def log_request(fields: dict[str, Any]) -> None:
     """Write the one line of a request."""
     if _requests.isEnabledFor(logging.INFO):
-        # `info` would walk up the stack to find out where it was called, which nobody asks.
-        record = _requests.makeRecord(
-            _requests.name, logging.INFO, __file__, 0, _TEXT, (fields,), None
-        )
+        # `info` would first walk up the stack, to find out what everybody knows.
+        record = _requests.makeRecord(_requests.name, logging.INFO, "", 0, _TEXT, (fields,), None)
         _requests.handle(record)
 
 
