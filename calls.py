@@ -20,7 +20,7 @@ class Call:
     """Below the root, without a trailing slash, and without the user's id before `/tasks`."""
     path_user_id: str | None = None
     """The user's id that the path named, to be compared with the token's."""
-    claims: Claims = field(init=False)
+    claims: Claims | None = None
     """Of the verified token: there are none before `verify_jwt` has run."""
     user_id: str = ""
     route: str = ""

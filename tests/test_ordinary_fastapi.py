@@ -624,6 +624,7 @@ async def test_overridden_dependencies_change_nothing_else(app: FastAPI, person:
     try:
         overridden = await use(person, email)
         mine = await person.get("/mine")
+        stream = await person.get("/api/tasks/events")
     finally:
         app.dependency_overrides.clear()
 
@@ -632,6 +633,7 @@ async def test_overridden_dependencies_change_nothing_else(app: FastAPI, person:
         *(201, 200, 200, 304, 200, 200, 200, 200, 200, 412, 204, 404, 200, 200),
     ]
     assert mine.json() == ids[1]
+    assert stream.json()["code"] == "not_authenticated", "it asks how long the token is good"
     assert (await person.get("/mine")).status_code == 401
 
 
