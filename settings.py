@@ -20,27 +20,12 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from errors import plainly
 
 PROJECT = Path(__file__).parent
-STARTUP_FAILURE = 3
-"""The exit code by which a uvicorn worker tells its parent not to restart it."""
+STARTUP_FAILURE = 3  # by this exit code a uvicorn worker tells its parent not to restart it
 
-_LIBPQ_PARAMETERS = {
-    "host",
-    "port",
-    "user",
-    "password",
-    "dbname",
-    "options",
-    "application_name",
-    "target_session_attrs",
-    "sslmode",
-    "sslcert",
-    "sslkey",
-    "sslrootcert",
-    "sslcrl",
-    "sslnegotiation",
-    "ssl_min_protocol_version",
-    "ssl_max_protocol_version",
-}
+_LIBPQ_PARAMETER = re.compile(
+    "host|port|user|password|dbname|options|application_name|target_session_attrs"
+    "|ssl(mode|cert|key|rootcert|crl|negotiation)|ssl_(min|max)_protocol_version"
+)
 _LONGEST_WINDOW = 10**9  # seconds
 _ADVICE = "make one with: openssl rand -base64 32"
 _SSL_MODES = {
@@ -68,7 +53,7 @@ def _postgres_url(url: str) -> str:
         )
     if mode := _SSL_MODES.get(query.get("ssl", "")):
         query.setdefault("sslmode", mode)
-    kept = {name: value for name, value in query.items() if name in _LIBPQ_PARAMETERS}
+    kept = {name: value for name, value in query.items() if _LIBPQ_PARAMETER.fullmatch(name)}
     return f"postgresql://{parts.netloc}{parts.path}" + (f"?{urlencode(kept)}" if kept else "")
 
 
