@@ -204,10 +204,10 @@ def load() -> Settings:
     try:
         return Settings()
     except UnicodeDecodeError:
-        print(".env: is not UTF-8", file=sys.stderr)
-        sys.exit(STARTUP_FAILURE)
+        wrong = ".env: is not UTF-8"
     except ValidationError as error:
         first = error.errors()[0]
         name = "".join(f"{part}".upper() + ": " for part in first["loc"][:1])
-        print(name + plainly(first), file=sys.stderr)
-        sys.exit(STARTUP_FAILURE)
+        wrong = name + plainly(first)
+    print(wrong, file=sys.stderr)
+    sys.exit(STARTUP_FAILURE)
