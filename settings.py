@@ -188,11 +188,8 @@ class Settings(BaseSettings):
     def _what_goes_together(self) -> Self:
         if self.database_url and not self.better_auth_secret:
             raise ValueError("BETTER_AUTH_SECRET: is required with DATABASE_URL; " + _ADVICE)
-        if (
-            self.jwks_url
-            and not self.better_auth_url
-            and not (self.jwt_issuer and self.jwt_audience)
-        ):
+        expected = self.better_auth_url or (self.jwt_issuer and self.jwt_audience)
+        if self.jwks_url and not expected:
             raise ValueError("JWKS_URL: needs JWT_ISSUER and JWT_AUDIENCE, or BETTER_AUTH_URL")
         if self.cookie_samesite == "none" and not self.cookie_secure:
             raise ValueError("COOKIE_SAMESITE: none needs COOKIE_SECURE=true, or browsers drop it")
