@@ -12,7 +12,6 @@ from pydantic import (
     BeforeValidator,
     Field,
     ValidationError,
-    field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -57,16 +56,16 @@ def _postgres_url(url: str) -> str:
     return f"postgresql://{parts.netloc}{parts.path}" + (f"?{urlencode(kept)}" if kept else "")
 
 
+def _long_enough(secret: str) -> str:
+    if len(secret.encode()) < 32:
+        raise ValueError("needs at least 32 bytes; " + _ADVICE)
+    return secret
+
+
 def _split(value: object) -> object:
     if not isinstance(value, str):
         return value
     return [part.strip() for part in value.split(",") if part.strip()]
-
-
-def _as_sent(origin: str) -> str:
-    """Return an origin as browsers send it: in lower case, without the scheme's default port."""
-    origin = origin.lower().rstrip("/")
-    return origin.removesuffix(":443" if origin.startswith("https:") else ":80")
 
 
 def _lower(value: object) -> object:
@@ -101,15 +100,32 @@ def _http_url(url: str) -> str:
 
 
 def _origin(url: str) -> str:
+    """Return an origin as browsers send it: in lower case, without the scheme's default port."""
     if urlsplit(url).path or "?" in url:
         raise ValueError("must be an origin, like https://app.example.com, without a path")
-    return _as_sent(url)
+    origin = url.lower()
+    return origin.removesuffix(":443" if origin.startswith("https:") else ":80")
 
 
+def _exact_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        return tuple(_origin(_http_url(origin)) for origin in origins)
+    except ValueError as error:
+        raise ValueError(
+            "lists exact origins like https://app.example.com; "
+            "* is refused because credentials are allowed"
+        ) from error
+
+
+PostgresURL = Annotated[str, AfterValidator(_postgres_url)]
+Secret = Annotated[str, AfterValidator(_long_enough)]
 HTTPURL = Annotated[str, AfterValidator(_http_url)]
 Origin = Annotated[HTTPURL, AfterValidator(_origin)]
 RateLimit = Annotated[str, AfterValidator(_limit)]
-CommaSeparated = Annotated[tuple[str, ...], NoDecode]
+Storage = Annotated[str, AfterValidator(_storage)]
+CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Origins = Annotated[CommaSeparated, AfterValidator(_exact_origins)]
+AnyCase = BeforeValidator(_lower)
 
 
 class Settings(BaseSettings):
@@ -117,13 +133,11 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_file=PROJECT / ".env", extra="ignore", frozen=True)
 
-    database_url: Annotated[str, AfterValidator(_postgres_url)] | None = Field(
-        default=None, repr=False
-    )
+    database_url: PostgresURL | None = Field(default=None, repr=False)
     database_pooler: bool | None = None
     database_pool_size: int = Field(default=10, ge=1, le=1000)
     migrate_on_start: bool = True
-    better_auth_secret: str | None = Field(default=None, repr=False)
+    better_auth_secret: Secret | None = Field(default=None, repr=False)
     better_auth_url: Origin | None = None
     jwks_url: HTTPURL | None = None
     jwt_issuer: str | None = None
@@ -133,22 +147,16 @@ class Settings(BaseSettings):
     refresh_idle_days: int = Field(default=7, ge=1, le=365)
     refresh_max_days: int = Field(default=30, ge=1, le=3650)
     cookie_secure: bool = True
-    cookie_samesite: Annotated[Literal["lax", "strict", "none"], BeforeValidator(_lower)] = "lax"
-    cors_origins: CommaSeparated = ("http://localhost:3000", "http://localhost:5173")
+    cookie_samesite: Annotated[Literal["lax", "strict", "none"], AnyCase] = "lax"
+    cors_origins: Origins = ("http://localhost:3000", "http://localhost:5173")
     rate_limit: RateLimit | None = "600/minute"
     auth_rate_limit: RateLimit | None = "10/minute"
     refresh_rate_limit: RateLimit | None = "30/minute"
-    rate_limit_storage: Annotated[str, AfterValidator(_storage)] = Field(
-        default="async+memory://", repr=False
-    )
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = (
-        "info"
-    )
-    log_format: Annotated[Literal["json", "text"], BeforeValidator(_lower)] = Field(
+    rate_limit_storage: Storage = Field(default="async+memory://", repr=False)
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], AnyCase] = "info"
+    log_format: Annotated[Literal["json", "text"], AnyCase] = Field(
         default_factory=lambda: "text" if sys.stdout and sys.stdout.isatty() else "json"
     )
-
-    _split_lists = field_validator("jwt_user_claims", "cors_origins", mode="before")(_split)
 
     @property
     def key_set_url(self) -> str | None:
@@ -165,24 +173,6 @@ class Settings(BaseSettings):
             for name, value in values.items()
             if value != "" or name.endswith("rate_limit")
         }
-
-    @field_validator("better_auth_secret")
-    @classmethod
-    def _long_enough(cls, secret: str | None) -> str | None:
-        if secret is not None and len(secret.encode()) < 32:
-            raise ValueError("needs at least 32 bytes; " + _ADVICE)
-        return secret
-
-    @field_validator("cors_origins")
-    @classmethod
-    def _exact_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
-        try:
-            return tuple(_origin(_http_url(origin)) for origin in origins)
-        except ValueError as error:
-            raise ValueError(
-                "lists exact origins like https://app.example.com; "
-                "* is refused because credentials are allowed"
-            ) from error
 
     @model_validator(mode="after")
     def _what_goes_together(self) -> Self:
