@@ -18,9 +18,7 @@ from folding import folded
 from settings import PROJECT
 
 THREADS = max(1, min(4, (os.cpu_count() or 1) - 1))  # leave one processor for everything else
-QUEUE = 32
-"""How many may wait for a thread; a hash takes about 20 ms."""
-
+QUEUE = 32  # how many may wait for a thread; a hash takes about 20 ms
 BCRYPT_BYTES = 72  # bcrypt always ignored the rest; now it refuses it
 
 _HASHES = PasswordHash(
@@ -79,17 +77,13 @@ class Passwords:
 
 def _verify(password: str, known: str) -> tuple[bool, str | None]:
     try:
-        return _verify_known(password, known)
-    except (PwdlibError, ValueError):
-        return False, None  # a corrupt hash, which no password matches
-
-
-def _verify_known(password: str, known: str) -> tuple[bool, str | None]:
-    if BcryptHasher.identify(known):
+        if not BcryptHasher.identify(known):
+            return _HASHES.verify_and_update(password, known)
         cut = password.encode()[:BCRYPT_BYTES]
         right = _HASHES.verify(cut, known)
         return right, _HASHES.hash(password) if right else None
-    return _HASHES.verify_and_update(password, known)
+    except (PwdlibError, ValueError):
+        return False, None  # a corrupt hash, which no password matches
 
 
 def _stand_back() -> None:
