@@ -44,7 +44,7 @@ class KeySet:
 
     async def learn(self) -> None:
         """Fetch the keys, unless that was just tried. Raise `Problem` 503 if it failed."""
-        if self._fetching is None and time.monotonic() - self._tried >= COOLDOWN_SECONDS:
+        if time.monotonic() - self._tried >= COOLDOWN_SECONDS:
             self._fetch()
         if self._fetching:
             await asyncio.wait([self._fetching], timeout=WAIT_SECONDS)
