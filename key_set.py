@@ -14,20 +14,12 @@ import orjson
 from errors import Problem
 from security import Verifier, read_keys
 
-CACHE_SECONDS = 300.0
-"""How long it takes, at most, until a withdrawn key is refused."""
-
+CACHE_SECONDS = 300.0  # the longest it takes until a withdrawn key is refused
 RETRY_SECONDS = 10.0
-MAX_OUTAGE_SECONDS = 3600.0
-"""How long known keys stay valid while their source is down."""
-
-COOLDOWN_SECONDS = 5.0
-"""Tokens with unknown keys, however many, cause at most one fetch in this time."""
-
+MAX_OUTAGE_SECONDS = 3600.0  # how long known keys stay valid while their source is down
+COOLDOWN_SECONDS = 5.0  # between fetches for unknown keys, however many tokens name one
 FETCH_SECONDS = 10.0
-WAIT_SECONDS = 2.5
-"""How long a request waits for a fetch, which continues after that."""
-
+WAIT_SECONDS = 2.5  # how long a request waits for a fetch, which continues after that
 MAX_BYTES = 256 * 1024
 
 logger = logging.getLogger("todo.key_set")
