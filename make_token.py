@@ -2,17 +2,20 @@
 
 import argparse
 import sys
+import time
+
+import jwt
 
 import db
 import errors
 import security
 import settings
 
-HOUR = 3600
+DAY = 86_400
 
 
 def main() -> None:
-    """Print a token that the service accepts for a day."""
+    """Print a token that the service accepts for a day, as a frontend's own server would."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("user_id", help="any text of 1 to 255 characters, such as ada")
     user_id = parser.parse_args().user_id
@@ -21,17 +24,17 @@ def main() -> None:
     if user_id.startswith((security.LOCAL, security.FOREIGN)):
         parser.error(f"an id must not begin with {security.LOCAL} or {security.FOREIGN}")
     configured = settings.load()
+    now = int(time.time())
+    issued = {"iss": configured.jwt_issuer, "aud": configured.jwt_audience}
+    claims = {
+        **{name: value for name, value in issued.items() if value},
+        "iat": now,
+        "exp": now + DAY,
+        configured.jwt_user_claims[-1]: user_id,
+    }
     try:
         with db.locate(configured) as database:
-            made = security.sign(
-                database.secret,
-                user_id,
-                24 * HOUR,
-                iss=configured.jwt_issuer,
-                aud=configured.jwt_audience,
-                user_claim=configured.jwt_user_claims[-1],
-            )
-        print(made)
+            print(jwt.encode(claims, database.secret, "HS256"))
     except errors.CannotStart as error:
         sys.exit(str(error))
 

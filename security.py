@@ -251,21 +251,6 @@ def _token_key(user_id: str, payload: dict[str, Any], token: str) -> str:
     return f"{TOKEN_KEY}{sha256(f'{user_id} {known_by}'.encode()).hexdigest()}"
 
 
-def sign(
-    secret: str,
-    user_id: str,
-    lifetime_seconds: float,
-    *,
-    user_claim: str = "sub",
-    **others: str | None,
-) -> str:
-    """Return a token for a user, as a frontend's own server would; claims of None are omitted."""
-    now = time.time()
-    claims = {"iat": int(now), "exp": int(now + lifetime_seconds), **others, user_claim: user_id}
-    present = {name: value for name, value in claims.items() if value is not None}
-    return jwt.encode(present, secret, "HS256")
-
-
 class Issuer:
     """Issues the tokens of users that sign in here."""
 
