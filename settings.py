@@ -7,13 +7,7 @@ from typing import Annotated, Literal, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import limits
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from errors import plainly
