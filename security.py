@@ -220,7 +220,11 @@ def _our_claims(payload: dict[str, Any]) -> Claims:
 
 def _others_claims(user_id: str, subject: str, payload: dict[str, Any], token: str) -> Claims:
     issued = _moment(payload, "iat") if "iat" in payload else -math.inf
-    keys = (USER_KEY + user_id, _token_key(user_id, payload, token))
+    # Without a `jti` a token is known by what was signed, never by the whole of it, because a
+    # signature can be encoded in several ways.
+    known_by = repr(payload.get("jti") or token.rpartition(".")[0])
+    token_key = TOKEN_KEY + sha256(f"{user_id} {known_by}".encode()).hexdigest()
+    keys = (USER_KEY + user_id, token_key)
     return Claims(user_id, subject, _moment(payload, "exp"), issued, None, keys)
 
 
@@ -240,15 +244,6 @@ def _moment(payload: dict[str, Any], claim: str) -> float:
     if not -sys.float_info.max <= moment <= sys.float_info.max:
         raise InvalidToken(f"{claim} is not finite")
     return float(moment)
-
-
-def _token_key(user_id: str, payload: dict[str, Any], token: str) -> str:
-    """Return the revocation key of one token, by its `jti` or else by what was signed.
-
-    Never by the whole token, because a signature can be encoded in several ways.
-    """
-    known_by = repr(payload.get("jti") or token.rpartition(".")[0])
-    return f"{TOKEN_KEY}{sha256(f'{user_id} {known_by}'.encode()).hexdigest()}"
 
 
 class Issuer:
