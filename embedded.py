@@ -79,7 +79,11 @@ def postgres(folder: Path) -> Iterator[Embedded]:
             users = leaving.enter_context(_open(server.home / "users.lock"))
             embedded = server.join(users)
             leaving.callback(server.leave, users)
-            leaving.enter_context(server.kept_up())
+            left = threading.Event()
+            watching = threading.Thread(target=server.watch, args=[left], daemon=True)
+            watching.start()
+            leaving.callback(watching.join)
+            leaving.callback(left.set)  # before the others: the last callback is the first called
         except OSError as error:
             raise _cannot(error) from error
         yield embedded
@@ -112,21 +116,10 @@ class _Server:
         except (OSError, CannotStart) as error:
             logger.warning("the private PostgreSQL may still run: %s", error)
 
-    @contextmanager
-    def kept_up(self) -> Iterator[None]:
-        """Keep the server running until the block ends; in a thread, as a start takes a while."""
-        leaving = threading.Event()
-        watching = threading.Thread(target=self.watch, args=[leaving], daemon=True)
-        watching.start()
-        try:
-            yield
-        finally:
-            leaving.set()
-            watching.join()
-
-    def watch(self, leaving: threading.Event) -> None:
+    def watch(self, left: threading.Event) -> None:
+        """Keep the server running until it is left; in a thread, as a start takes a while."""
         told = ""
-        while not leaving.wait(WATCH_SECONDS):
+        while not left.wait(WATCH_SECONDS):
             try:
                 self.revive()
                 told = ""
