@@ -2,6 +2,7 @@
 
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -67,13 +68,11 @@ def _lower(value: object) -> object:
 
 
 def _limit(value: str) -> str:
-    try:
+    with suppress(ValueError):
         (limit,) = limits.parse_many(value)
-    except ValueError:
-        limit = None
-    if not limit or not limit.amount or limit.get_expiry() > _LONGEST_WINDOW:
-        raise ValueError("must look like 600/minute, or be empty for no limit")
-    return value
+        if limit.amount and limit.get_expiry() <= _LONGEST_WINDOW:
+            return value
+    raise ValueError("must look like 600/minute, or be empty for no limit")
 
 
 def _storage(url: str) -> str:
@@ -83,14 +82,12 @@ def _storage(url: str) -> str:
 
 
 def _http_url(url: str) -> str:
-    try:
+    with suppress(ValueError):
         parts = urlsplit(url)
-        fine = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
-    except ValueError:
-        fine = False
-    if not fine or not url.isascii() or not url.isprintable() or re.search(r"[\s#@*]", url):
-        raise ValueError("must look like https://app.example.com")
-    return url.rstrip("/")
+        located = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+        if located and url.isascii() and url.isprintable() and not re.search(r"[\s#@*]", url):
+            return url.rstrip("/")
+    raise ValueError("must look like https://app.example.com")
 
 
 def _origin(url: str) -> str:
