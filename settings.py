@@ -63,10 +63,6 @@ def _split(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
-
-
 def _limit(value: str) -> str:
     with suppress(ValueError):
         (limit,) = limits.parse_many(value)
@@ -116,7 +112,7 @@ RateLimit = Annotated[str, AfterValidator(_limit)]
 Storage = Annotated[str, AfterValidator(_storage)]
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Origins = Annotated[CommaSeparated, AfterValidator(_exact_origins)]
-AnyCase = BeforeValidator(_lower)
+AnyCase = BeforeValidator(str.lower)
 
 
 class Settings(BaseSettings):
