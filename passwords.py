@@ -34,8 +34,7 @@ class Passwords:
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(THREADS, "passwords", _stand_back)
         self._waiting = 0
-        common = (PROJECT / "common_passwords.txt").read_text()
-        self._common = frozenset(common.split())
+        self._common = frozenset((PROJECT / "common_passwords.txt").read_text().split())
         # A dummy to verify for unknown emails, so that the response takes just as long.
         self._nobodys = _HASHES.hash("of nobody")
 
