@@ -39,6 +39,5 @@ def run(connection: Connection) -> None:
 if connection := context.config.attributes.get("connection"):
     run(connection)
 else:
-    from_environment = settings.load()
-    with db.locate(from_environment) as database:
+    with db.locate(settings.load()) as database:
         asyncio.run(db.run_sync(database.url, run))
