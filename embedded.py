@@ -135,10 +135,9 @@ class _Server:
             if not self.data.exists():
                 raise _cannot(f"its data is gone ({self.data}); start the service again")
             # One started by hand in the meantime answers without holding the lock.
-            if not _claims(lock) or self.pings():
-                return
-            self.start(lock)
-        logger.warning("the private PostgreSQL had ended and was started again")
+            if _claims(lock) and not self.pings():
+                self.start(lock)
+                logger.warning("the private PostgreSQL had ended and was started again")
 
     @contextmanager
     def alone(self) -> Iterator[IO[bytes]]:
