@@ -106,9 +106,8 @@ def read_keys(document: object) -> dict[str, Key]:
 def _key(item: dict[str, Any]) -> Key | None:
     """Return a key (RFC 7517, RFC 7518 section 6) if it is public, for signatures, long enough."""
     kind, curve, algorithm = (item.get(name) for name in ("kty", "crv", "alg"))
-    algorithms = _ALGORITHMS.get("RSA" if kind == "RSA" else f"{kind} {curve}", [])
-    if algorithm is not None:
-        algorithms = [name for name in algorithms if name == algorithm]
+    possible = _ALGORITHMS.get("RSA" if kind == "RSA" else f"{kind} {curve}", [])
+    algorithms = [name for name in possible if algorithm in (None, name)]
     if not algorithms or "d" in item or item.get("use", "sig") != "sig":
         return None
     try:
@@ -301,9 +300,8 @@ class Cursors:
     def cursor(self, place: bytes, context: bytes) -> str:
         """Return the cursor of a place."""
         # Keyed BLAKE2 (RFC 7693), which costs a third of HMAC.
-        mac = blake2b(
-            blake2b(context).digest() + place, key=self._key, digest_size=CURSOR_MAC_BYTES
-        )
+        signed = blake2b(context).digest() + place
+        mac = blake2b(signed, key=self._key, digest_size=CURSOR_MAC_BYTES)
         return urlsafe_b64encode(mac.digest() + place).rstrip(b"=").decode()
 
     def place(self, cursor: str, context: bytes) -> bytes:
