@@ -33,7 +33,7 @@ class Passwords:
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(THREADS, "passwords", _stand_back)
-        self._waiting = 0
+        self._places = asyncio.Semaphore(THREADS + QUEUE)
         self._common = frozenset((PROJECT / "common_passwords.txt").read_text().split())
         # A dummy to verify for unknown emails, so that the response takes just as long.
         self._nobodys = _HASHES.hash("of nobody")
@@ -60,14 +60,11 @@ class Passwords:
         return right and known is not None, better
 
     async def _run(self, function: Callable[[], Result]) -> Result:
-        if self._waiting >= THREADS + QUEUE:
+        if self._places.locked():
             raise Problem("unavailable")
-        self._waiting += 1
-        try:
+        async with self._places:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._threads, function)
-        finally:
-            self._waiting -= 1
 
     def close(self) -> None:
         """Stop the threads."""
