@@ -16,18 +16,17 @@ import jwt
 
 LEEWAY_SECONDS = 10
 MAX_USER_ID_LENGTH = 255
+MAX_KEYS = 100
+MIN_RSA_BITS = 2048
 CACHED_TOKENS = 4096
 CURSOR_MAC_BYTES = 16
-_COMPACT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
-
 ISSUER = "todo-api"
 ACCESS_TOKEN_TYPE = "at+jwt"  # noqa: S105  (RFC 9068)
-LOCAL, FOREIGN = "local_", "jwks_"
-"""Prefixes of the ids of users who signed up here, and of users named by a JWKS token.
 
-No other issuer's token signed with the shared secret may carry such an id, so that users of
-different issuers never collide.
-"""
+# Prefixes of the ids of users who signed up here, and of users named by a JWKS token. No other
+# issuer's token signed with the shared secret may carry such an id, so that users of different
+# issuers never collide.
+LOCAL, FOREIGN = "local_", "jwks_"
 
 _ALGORITHMS = {
     "OKP Ed25519": ["EdDSA"],
@@ -37,12 +36,10 @@ _ALGORITHMS = {
 }
 """The algorithms of each type of key. The key decides, not the token, so HMAC is never allowed."""
 
-MIN_RSA_BITS = 2048
-MAX_KEYS = 100
-
 SESSION_KEY, USER_KEY, TOKEN_KEY = "session:", "user:", "token:"
 """Prefixes of revocation keys: a session, a user, one token of another issuer."""
 
+_COMPACT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 _SESSION = re.compile(r"[0-9a-f]{32}")
 _REFRESH_TOKEN = re.compile(r"([0-9a-f]{32})\.(0|[1-9][0-9]{0,17})\.[0-9a-f]{64}", re.ASCII)
 
