@@ -148,8 +148,7 @@ class Settings(BaseSettings):
     @property
     def key_set_url(self) -> str | None:
         """Where the keys of asymmetric tokens are published, if such tokens are accepted."""
-        better_auth = self.better_auth_url and f"{self.better_auth_url}/api/auth/jwks"
-        return self.jwks_url or better_auth
+        return self.jwks_url or (self.better_auth_url and f"{self.better_auth_url}/api/auth/jwks")
 
     @model_validator(mode="before")
     @classmethod
