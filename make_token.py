@@ -11,8 +11,6 @@ import errors
 import security
 import settings
 
-DAY = 86_400
-
 
 def main() -> None:
     """Print a token that the service accepts for a day, as a frontend's own server would."""
@@ -29,7 +27,7 @@ def main() -> None:
     claims = {
         **{name: value for name, value in issued.items() if value},
         "iat": now,
-        "exp": now + DAY,
+        "exp": now + 86_400,
         configured.jwt_user_claims[-1]: user_id,
     }
     try:

@@ -19,7 +19,6 @@ from settings import PROJECT
 
 THREADS = max(1, min(4, (os.cpu_count() or 1) - 1))  # leave one processor for everything else
 QUEUE = 32  # how many may wait for a thread; a hash takes about 20 ms
-BCRYPT_BYTES = 72  # bcrypt always ignored the rest; now it refuses it
 
 _HASHES = PasswordHash(
     # Second choice of OWASP's password storage cheat sheet: 19 MiB, 2 passes, 1 lane.
@@ -75,7 +74,7 @@ def _verify(password: str, known: str) -> tuple[bool, str | None]:
     try:
         if not BcryptHasher.identify(known):
             return _HASHES.verify_and_update(password, known)
-        cut = password.encode()[:BCRYPT_BYTES]
+        cut = password.encode()[:72]  # bcrypt always ignored the rest; now it refuses it
         right = _HASHES.verify(cut, known)
         return right, _HASHES.hash(password) if right else None
     except (PwdlibError, ValueError):
