@@ -16,7 +16,7 @@ from errors import Problem
 from folding import folded
 from logs import log_event
 from passwords import Passwords
-from rate_limits import address, rate_limits
+from rate_limits import RateLimits, address
 from revocations import Revocations
 from schemas import Registration, TokenRead, UserRead
 from security import (
@@ -59,7 +59,7 @@ class Accounts:
         self._issuer: Issuer = state.issuer
         self._passwords: Passwords = state.passwords
         self._revocations: Revocations = state.revocations
-        self._limits = rate_limits(request)
+        self._limits: RateLimits = state.rate_limits
         self._alive = {
             "idle": timedelta(days=self._settings.refresh_idle_days),
             "longest": timedelta(days=self._settings.refresh_max_days),

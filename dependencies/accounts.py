@@ -11,7 +11,7 @@ from calls import call_of
 from dependencies.identity import read_claims
 from errors import Problem
 from logs import log_event
-from rate_limits import address, rate_limits
+from rate_limits import RateLimits, address
 
 
 async def check_origin(request: Request) -> None:
@@ -28,8 +28,8 @@ async def check_origin(request: Request) -> None:
 
 async def limit_sign_in(request: Request) -> None:
     """Count a sign-in attempt against the address; the account is counted once it is known."""
-    counted = rate_limits(request)
-    await counted.count(request, counted.auth, "address", address(request))
+    limits: RateLimits = request.app.state.rate_limits
+    await limits.count(request, limits.auth, "address", address(request))
 
 
 async def accounts(request: Request, response: Response) -> Accounts:

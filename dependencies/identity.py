@@ -12,7 +12,7 @@ import schemas
 from calls import call_of
 from errors import Problem
 from logs import log_event
-from rate_limits import address, rate_limits
+from rate_limits import RateLimits, address
 from security import LOCAL, Claims, ExpiredToken, InvalidToken, UnknownKey, Verifier
 
 MAX_TOKEN_BYTES = 8192  # limits what is parsed before its signature is checked
@@ -31,7 +31,7 @@ class VerifyJWT(SecurityBase):
         Raise `Problem` 401 without a usable token, 403 if the path names another user, 429 over the
         limit of the user (or of the address, without a user), 503 if the token cannot be checked.
         """
-        limits = rate_limits(request)
+        limits: RateLimits = request.app.state.rate_limits
         try:
             claims = await read_claims(request)
             request.app.state.revocations.check(claims)

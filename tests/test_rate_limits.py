@@ -202,13 +202,13 @@ async def test_expired_windows_take_no_memory(monkeypatch: pytest.MonkeyPatch) -
 
     await memory.incr("x", 60)
 
-    assert list(memory._counts) == ["x"]  # noqa: SLF001
+    assert list(memory.storage) == ["x"]
     assert await memory.get("1") == 0
     assert await memory.check()
     await memory.clear("x")
     await memory.incr("y", 60)
     await memory.reset()
-    assert not memory._counts  # noqa: SLF001
+    assert not memory.storage
 
 
 @contextlib.contextmanager
