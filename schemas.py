@@ -211,7 +211,8 @@ class Deleted(TypedDict):
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    # Frozen, because requests with the same query share the parsed result.
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class _Body(_Strict):
@@ -273,21 +274,6 @@ class TagCreate(_Body):
     color: Color | None = Field(None, examples=["#22aa66"])
 
 
-class _Query(_Strict):
-    """A query string. Requests with the same one share the parsed result.
-
-    It equals only itself, so that cache lookups are fast, whatever its values are.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-    def __hash__(self) -> int:
-        return id(self)
-
-
 class Registration(_Strict):
     """What users sign up with."""
 
@@ -333,7 +319,7 @@ class AccountDeletion(_Strict):
     password: Password = Field(examples=["correct horse battery"])
 
 
-class LogoutQuery(_Query):
+class LogoutQuery(_Strict):
     """Which sessions to end."""
 
     everywhere: bool = Field(
@@ -360,7 +346,7 @@ Sort = Literal[
 """What tasks are sorted by; a leading `-` means descending."""
 
 
-class TaskFilter(_Query):
+class TaskFilter(_Strict):
     """The query of the list; unknown parameters are refused."""
 
     status: Status = Field("all", description="Only pending, or only completed tasks.")
@@ -405,13 +391,13 @@ class TaskFilter(_Query):
     )
 
 
-class ChangesFilter(_Query):
+class ChangesFilter(_Strict):
     """The query of the changes."""
 
     since: Revision = Field(description="The `rev` of the last response; 0 at first.")
 
 
-class EventsFilter(_Query):
+class EventsFilter(_Strict):
     """The query of the live changes."""
 
     since: Revision | None = Field(
@@ -419,7 +405,7 @@ class EventsFilter(_Query):
     )
 
 
-class BulkFilter(_Query):
+class BulkFilter(_Strict):
     """The query of a bulk change; the status is required."""
 
     status: Status = Field(description="Which of your tasks are meant.")

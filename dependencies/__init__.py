@@ -2,7 +2,6 @@
 
 from dependencies.accounts import MyAccounts, SignInLimit, check_origin
 from dependencies.identity import CurrentUser, UserId, verify_jwt
-from dependencies.paging import TaskPaging
 from dependencies.parameters import TagId, TaskId
 from dependencies.preconditions import IdempotencyKey, IfMatch, IfNoneMatch, LastEventId, Revisions
 
@@ -17,7 +16,6 @@ __all__ = [
     "SignInLimit",
     "TagId",
     "TaskId",
-    "TaskPaging",
     "UserId",
     "check_origin",
     "verify_jwt",

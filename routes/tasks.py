@@ -1,6 +1,5 @@
 """The tasks of the user named in the token."""
 
-from functools import lru_cache
 from hashlib import sha256
 from typing import Annotated, Any
 
@@ -8,6 +7,7 @@ import orjson
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
+import paging
 import queries
 from calls import call_of
 from db import Statement
@@ -19,7 +19,6 @@ from dependencies import (
     Revisions,
     TagId,
     TaskId,
-    TaskPaging,
     UserId,
 )
 from errors import Problem, bad_parameter
@@ -95,18 +94,21 @@ def found(task: TaskRead | None) -> TaskRead:
 
 
 @router.get("", responses=LISTED)
-async def list_tasks(  # noqa: PLR0913, PLR0917  (its dependencies)
+async def list_tasks(
     user_id: UserId,
     query: Annotated[TaskFilter, Query()],
-    paging: TaskPaging,
     known: IfNoneMatch,
     request: Request,
     response: Response,
 ) -> list[TaskRead]:
     """List your tasks, newest first by default. `Link` leads to the next page, if there is one."""
-    rev, tasks = await _list(user_id, query, known, paging.start(user_id, query))
+    start = paging.start(request, user_id, query)
+    rev, tasks = await _list(user_id, query, known, start)
     _offer(request, response, f'W/"{rev}"', rev, known)
-    return paging.end(user_id, query, tasks)
+    if len(tasks) > query.limit:
+        tasks.pop()  # it only shows that there are more
+        response.headers["Link"] = paging.next_link(request, user_id, query, tasks[-1])
+    return tasks
 
 
 @router.get("/changes")
@@ -259,7 +261,6 @@ async def _list(
     return rev, [*rows]
 
 
-@lru_cache(maxsize=64)
 def _read(query: TaskFilter) -> tuple[Statement[queries.TaskRow], dict[str, Any]]:
     """Return the statement of a list, and the values that come from the query."""
     text = search_key(query.search or "")

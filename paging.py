@@ -1,0 +1,57 @@
+"""Keyset pagination: each page begins where the last one ended, despite writes in between."""
+
+from collections.abc import Callable
+from operator import itemgetter
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+from starlette.requests import Request
+
+from errors import bad_parameter
+from folding import search_key
+from schemas import TaskFilter, TaskRead
+from security import Cursors, InvalidCursor
+
+_AS_SENT = "/?%:@!$&'()*+,;=~"
+_SORT_KEYS: dict[str, Callable[[TaskRead], object]] = {
+    "created": itemgetter("created_at"),
+    "updated": itemgetter("updated_at"),
+    "title": lambda task: search_key(task["title"]),
+}
+
+
+def start(request: Request, user_id: str, query: TaskFilter) -> dict[str, Any]:
+    """Return the place after which the page begins, from its cursor. Raise `Problem` 422."""
+    if query.cursor is None:
+        return {}
+    cursors: Cursors = request.app.state.cursors
+    try:
+        place = cursors.place(query.cursor, _context(user_id, query))
+    except InvalidCursor as error:
+        detail = "belongs to another query; take it from Link and change nothing but the limit"
+        raise bad_parameter("cursor", detail) from error
+    after, after_id = orjson.loads(place)
+    return {"after": after, "after_id": after_id}
+
+
+def next_link(request: Request, user_id: str, query: TaskFilter, last: TaskRead) -> str:
+    """Return the `Link` (RFC 8288) to the page after this task."""
+    cursors: Cursors = request.app.state.cursors
+    name = query.sort.removeprefix("-")
+    key = _SORT_KEYS.get(name, itemgetter(name))(last)
+    place = orjson.dumps([key, last["id"]])
+    return f'<{_path(request, cursors.cursor(place, _context(user_id, query)))}>; rel="next"'
+
+
+def _path(request: Request, cursor: str) -> str:
+    """Return path and query as the client wrote them: the path may include the user's id."""
+    parts = request.scope["query_string"].split(b"&")
+    kept = [part for part in parts if part and not part.startswith(b"cursor=")]
+    query = b"&".join([*kept, b"cursor=" + cursor.encode()])
+    return quote(b"%b?%b" % (request.scope["raw_path"], query), _AS_SENT)
+
+
+def _context(user_id: str, query: TaskFilter) -> bytes:
+    """Serialize what all pages of a list have in common."""
+    return orjson.dumps([user_id, vars(query) | {"limit": None, "cursor": None}])
