@@ -3,7 +3,8 @@
 Events pass their fields as the logger's only argument, a dictionary: `logger.info("%(a)s", {...})`.
 """
 
-import logging.config
+import logging
+import sys
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -52,41 +53,27 @@ class TextFormatter(logging.Formatter):
         return super().formatMessage(record)
 
 
+_FORMATTERS = {
+    "json": JSONFormatter(),
+    "text": TextFormatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"),
+}
+
+
 def configure(settings: Settings) -> None:
     """Send all loggers' lines, uvicorn's too, to standard output in one format."""
     # These are in no format. (Processes are, in gunicorn's and hypercorn's.)
     logging.logThreads = logging.logMultiprocessing = False
-    logging.config.dictConfig(
-        {
-            "version": 1,
-            "disable_existing_loggers": False,
-            "formatters": {
-                "json": {"()": JSONFormatter},
-                "text": {
-                    "()": TextFormatter,
-                    "format": "%(asctime)s %(levelname)-7s %(message)s",
-                    "datefmt": "%H:%M:%S",
-                },
-            },
-            "handlers": {
-                "stdout": {
-                    "class": "logging.StreamHandler",
-                    "formatter": settings.log_format,
-                    "stream": "ext://sys.stdout",
-                }
-            },
-            "root": {"level": settings.log_level.upper(), "handlers": ["stdout"]},
-            "loggers": {
-                # uvicorn has set levels of its own by now.
-                "uvicorn": {"handlers": [], "propagate": True, "level": "NOTSET"},
-                "uvicorn.error": {"level": "NOTSET"},
-                # `Envelope` logs requests.
-                "uvicorn.access": {"handlers": [], "propagate": False},
-                "alembic": {"level": "WARNING"},
-                "watchfiles": {"level": "WARNING"},
-            },
-        }
-    )
+    stdout = logging.StreamHandler(sys.stdout)
+    stdout.setFormatter(_FORMATTERS[settings.log_format])
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[stdout], force=True)
+    # uvicorn has set handlers and levels of its own by now.
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.setLevel(logging.NOTSET)
+        logger.propagate = name != "uvicorn.access"  # `Envelope` logs requests
+    for name in ("alembic", "watchfiles"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def log_request(fields: dict[str, Any]) -> None:
