@@ -60,7 +60,7 @@ class Live:
     @contextlib.asynccontextmanager
     async def kept_up(self) -> AsyncIterator[None]:
         """Listen (or poll, behind a transaction pooler) until the block ends."""
-        following = asyncio.create_task(self._poll() if db.is_pooled() else self._listen())
+        following = asyncio.create_task(self._follow())
         with _told_to_stop(self.close):
             try:
                 yield
@@ -83,16 +83,12 @@ class Live:
         for event in self._waiting.get(user_id, ()):
             event.set()
 
-    async def _poll(self) -> None:
-        """Wake all streams every second: nobody can listen through a transaction pooler."""
+    async def _follow(self) -> None:
+        """Wake the streams of users who wrote, or all of them every second if nobody can listen."""
         while True:
+            if not db.is_pooled():  # nobody can listen through a transaction pooler
+                await db.listen(self._url, queries.CHANNEL, self._notified, self._wake_all)
             self._wake_all()
-            await asyncio.sleep(TICK_SECONDS)
-
-    async def _listen(self) -> None:
-        while True:
-            await db.listen(self._url, queries.CHANNEL, self._notified, self._wake_all)
-            self._wake_all()  # poll, in case listening fails for long
             await asyncio.sleep(TICK_SECONDS)
 
 
@@ -176,22 +172,6 @@ class EventStream(EventSourceResponse):
             await super().stream_response(send_in_time)
 
 
-class _Timer:
-    """Tells when it is time to do something again."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self.restart()
-
-    def restart(self) -> None:
-        """Wait the whole time from now on."""
-        self._until = time.monotonic() + self._seconds
-
-    def is_up(self) -> bool:
-        """Return whether the time is over."""
-        return time.monotonic() >= self._until
-
-
 async def stream(
     live: Live, revocations: Revocations, claims: Claims, rev: int
 ) -> AsyncIterator[bytes]:
@@ -206,32 +186,32 @@ async def stream(
             return not live.is_closing and not claims.have_expired()
         return False
 
-    look, comment, watch = _Timer(SILENCE_SECONDS), _Timer(SILENCE_SECONDS), _Timer(WATCH_SECONDS)
+    silent_since = watched_at = time.monotonic()
     with live.waiter(claims.user_id) as waiter:
         yield _event("ready", {"rev": rev}, rev)
         waiter.set()
         while is_good():
-            if waiter.is_set() or look.is_up():
+            if waiter.is_set():
                 waiter.clear()
                 try:
-                    if watch.is_up():
+                    if time.monotonic() - watched_at >= WATCH_SECONDS:
                         await queries.WATCH.one(owner=claims.user_id)
-                        watch.restart()
+                        watched_at = time.monotonic()
                     page = await read_changes(claims.user_id, rev)
                 except Problem:  # the database is unavailable: try again at the next tick
                     waiter.set()
                     await asyncio.sleep(TICK_SECONDS)
                 else:
-                    look.restart()
                     for event in _written(page):
                         yield event
-                        comment.restart()
+                        silent_since = time.monotonic()
                     rev = page.rev
                     if page.more:
                         waiter.set()
-            if comment.is_up():
+            if time.monotonic() - silent_since >= SILENCE_SECONDS:
                 yield KEEPALIVE_COMMENT
-                comment.restart()
+                silent_since = time.monotonic()
+                waiter.set()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK_SECONDS):
                     await waiter.wait()
