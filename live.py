@@ -9,7 +9,7 @@ import contextlib
 import signal
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -134,9 +134,7 @@ async def read_changes(owner: str, since: int) -> Page:
     deleted = [(row["deleted_rev"], row["deleted_id"]) for row in rows if row["deleted_id"]]
     rev, upto = rows[0]["owner_rev"], rows[0]["upto"]
     changed = [queries.task_of(row) for row in rows if row["id"] is not None]
-    if upto is None or upto == rev:
-        return Page(rev, False, changed, deleted)  # noqa: FBT003  (a tuple)
-    return Page(upto, True, changed, deleted)  # noqa: FBT003
+    return Page(rev if upto is None else upto, upto not in {None, rev}, changed, deleted)
 
 
 def _written(page: Page) -> Iterator[bytes]:
@@ -156,10 +154,6 @@ def _event(name: str, data: object, rev: int | None) -> bytes:
 
 class EventStream(EventSourceResponse):
     """FastAPI's event stream, but it disconnects clients that stop reading."""
-
-    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
-        """Tell nginx not to buffer events."""
-        super().init_headers({**(headers or {}), "X-Accel-Buffering": "no"})
 
     async def stream_response(self, send: Send) -> None:
         """Send the events, each part within a time limit."""

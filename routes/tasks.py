@@ -135,11 +135,10 @@ async def watch_tasks(
         since = rev
     _refuse_ahead(name, since, rev)
     state, claims = request.app.state, call_of(request).claims
-    if (
-        claims is None
-    ):  # as in a test that overrides `verify_jwt`: a stream asks how long it is good
+    if claims is None:  # a test overrides `verify_jwt`, and a stream asks how long a token is good
         raise Problem("not_authenticated")
-    return EventStream(stream(state.live, state.revocations, claims, since))
+    events = stream(state.live, state.revocations, claims, since)
+    return EventStream(events, headers={"X-Accel-Buffering": "no"})  # or nginx would buffer them
 
 
 @router.get("/{task_id}", responses=READ)
