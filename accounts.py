@@ -93,19 +93,15 @@ class Accounts:
             if not right or not account or not known:
                 log_event(self._request, "sign_in_refused", logging.WARNING, email=name)
                 raise Problem("invalid_credentials")
-            if session := await self._start(account["id"], known, better):
-                call_of(self._request).user_id = account["id"]
+            owner, session = account["id"], new_session()
+            if better and await queries.REHASH_PASSWORD.first(
+                owner=owner, known=known, better=better
+            ):
+                known = better
+            if await queries.START_SESSION.first(session=session, owner=owner, known=known):
+                call_of(self._request).user_id = owner
                 log_event(self._request, "signed_in", email=name)
                 return self._token(account, session, 0)
-
-    async def _start(self, user_id: str, known: str, better: str | None) -> str | None:
-        if better and await queries.REHASH_PASSWORD.first(
-            owner=user_id, known=known, better=better
-        ):
-            known = better
-        session = new_session()
-        started = await queries.START_SESSION.first(session=session, owner=user_id, known=known)
-        return session if started else None
 
     async def refresh(self) -> TokenRead:
         """Rotate the refresh token. Raise `Problem` 401, 429, 503."""
@@ -123,18 +119,16 @@ class Accounts:
             session=session, counter=counter, grace=GRACE, **self._alive
         )
         if not rotated:
-            await self._end_if_reused(session)
+            # If the session is alive, an old token of it was used: it may be stolen.
+            if alive := await queries.FIND_SESSION.first(session=session, **self._alive):
+                owner = alive["user_id"]
+                log_event(self._request, "refresh_reused", logging.WARNING, user_id=owner)
+                await queries.END_SESSION.all(session=session, lifetime=self._lifetime)
+                await self._revocations.load()
             raise Problem("refresh_token_invalid")
         call_of(self._request).user_id = rotated["id"]
         log_event(self._request, "refreshed")
         return self._token(rotated, session, rotated["counter"])
-
-    async def _end_if_reused(self, session: str) -> None:
-        """End a session that is alive: an old refresh token was used, so it may be stolen."""
-        if alive := await queries.FIND_SESSION.first(session=session, **self._alive):
-            log_event(self._request, "refresh_reused", logging.WARNING, user_id=alive["user_id"])
-            await queries.END_SESSION.all(session=session, lifetime=self._lifetime)
-            await self._revocations.load()
 
     async def sign_out(self, *, everywhere: bool) -> None:
         """End the sessions of the cookie and the token, if any, or all sessions of their users.
@@ -280,11 +274,8 @@ class Accounts:
 
 def _refresh_cookies(request: Request) -> list[str]:
     """Return all refresh cookies: with two, there is no telling which is meant."""
-    pairs = [
-        pair.strip().partition("=")
-        for header in request.headers.getlist("cookie")
-        for pair in header.split(";")
-    ]
+    sent = ";".join(request.headers.getlist("cookie"))
+    pairs = [pair.strip().partition("=") for pair in sent.split(";")]
     return [value for name, _, value in pairs if name == COOKIE]
 
 
