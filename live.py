@@ -7,6 +7,7 @@ notification delays a change but loses none.
 import asyncio
 import contextlib
 import signal
+import threading
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -100,22 +101,21 @@ def _told_to_stop(function: Callable[[], None]) -> Iterator[None]:
     does not end by itself.
     """
     loop = asyncio.get_running_loop()
-    servers: dict[int, Any] = {}
+    is_main = threading.current_thread() is threading.main_thread()  # others handle no signals
+    found = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    servers: dict[int, Any] = {n: h for n, h in found.items() if is_main and callable(h)}
 
     def handle(number: int, frame: Any) -> None:  # noqa: ANN401  (as in signal)
         loop.call_soon_threadsafe(function)
         servers[number](number, frame)
 
-    with contextlib.suppress(ValueError):  # only the main thread can handle signals
-        for number in (signal.SIGTERM, signal.SIGINT):
-            if callable(handler := signal.getsignal(number)):
-                servers[number] = handler
-                signal.signal(number, handle)
+    for number in servers:
+        signal.signal(number, handle)
     try:
         yield
     finally:
-        for caught, handler in servers.items():
-            signal.signal(caught, handler)
+        for number, handler in servers.items():
+            signal.signal(number, handler)
 
 
 class Page(NamedTuple):

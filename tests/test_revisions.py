@@ -1070,3 +1070,11 @@ async def test_the_signal_that_ends_the_server_ends_the_streams_too() -> None:
         signal.signal(signal.SIGTERM, before)
 
     assert sorted(told) == ["server", "streams"]
+
+
+async def test_a_service_in_a_thread_that_cannot_handle_signals_ends_without_an_error() -> None:
+    async def serve() -> None:
+        with live._told_to_stop(lambda: None):  # noqa: SLF001
+            await asyncio.sleep(0)
+
+    await asyncio.to_thread(asyncio.run, serve())
