@@ -70,8 +70,10 @@ class Accounts:
     async def sign_up(self, who: Registration) -> UserRead:
         """Create an account. Raise `Problem` 409 if the email already has one, 422, 429, 503."""
         key = folded(who.email)
-        name = await self._count_account(key)
-        self._refuse_weak(who.password, who.email, "password")
+        name = self._issuer.name(key)
+        await self._limits.count(self._request, self._limits.auth, "account", name)
+        if why := self._passwords.weakness(who.password, who.email):
+            raise _invalid("password", why)
         user = await queries.CREATE_ACCOUNT.one(
             owner=new_user_id(),
             email=who.email,
@@ -85,7 +87,8 @@ class Accounts:
     async def sign_in(self, email: str, password: str) -> TokenRead:
         """Start a session. Raise `Problem` 401, 429, 503."""
         key = folded(email)
-        name = await self._count_account(key)
+        name = self._issuer.name(key)
+        await self._limits.count(self._request, self._limits.auth, "account", name)
         while True:  # retry if the hash is upgraded before the session starts
             account = await queries.FIND_ACCOUNT.first(email_key=key)
             known = account and account["password_hash"]
@@ -150,7 +153,7 @@ class Accounts:
         if claims and not claims.session:
             left = timedelta(seconds=min(claims.expires - time.time(), LONGEST.total_seconds()))
             await queries.REVOKE.one(key=claims.keys[-1], lifetime=left + self._lifetime)
-        self._clear_cookie()
+        self._response.delete_cookie(COOKIE, **self._cookie())
         if sessions or claims:
             await self._revocations.load()
             for owner in owners:
@@ -188,7 +191,8 @@ class Accounts:
         """Change it and end every other session. Raise `Problem` 403, 422, 429, 503."""
         account = await queries.FIND_OWN_ACCOUNT.first(owner=user_id)
         account = await self._prove(user_id, account, current)
-        self._refuse_weak(new, account["email"] or "", "new_password")
+        if why := self._passwords.weakness(new, account["email"] or ""):
+            raise _invalid("new_password", why)
         session = new_session()
         changed = await queries.CHANGE_PASSWORD.first(
             owner=user_id,
@@ -206,21 +210,18 @@ class Accounts:
     async def delete(self, user_id: str, password: str | None) -> None:
         """Delete a user and all their data. Raise `Problem` 401, 403, 422, 429, 503."""
         account = await queries.FIND_OWN_ACCOUNT.first(owner=user_id)
-        if account is None:
-            raise Problem("token_revoked")  # deleted in the meantime
-        if account["password_hash"] is not None:
+        known = account and account["password_hash"]
+        if known is not None:
             if password is None:
                 raise _invalid("password", "is required")
             await self._prove(user_id, account, password)
-        gone = await queries.DELETE_ACCOUNT.first(
-            owner=user_id, known=account["password_hash"], lifetime=LONGEST
-        )
-        if not gone:
+        if not await queries.DELETE_ACCOUNT.first(owner=user_id, known=known, lifetime=LONGEST):
+            # Changed or deleted in the meantime.
             left = await queries.FIND_OWN_ACCOUNT.first(owner=user_id)
             was_changed = left and left["password_hash"]
             raise Problem("wrong_password" if was_changed else "token_revoked")
         await self._revocations.load()
-        self._clear_cookie()
+        self._response.delete_cookie(COOKIE, **self._cookie())
         log_event(self._request, "account_deleted")
 
     async def _prove(
@@ -234,16 +235,6 @@ class Accounts:
             raise Problem("wrong_password")
         return account
 
-    async def _count_account(self, key: str) -> str:
-        """Count an attempt against the account with this key; return its pseudonym for the log."""
-        name = self._issuer.name(key)
-        await self._limits.count(self._request, self._limits.auth, "account", name)
-        return name
-
-    def _refuse_weak(self, password: str, email: str, member: str) -> None:
-        if why := self._passwords.weakness(password, email):
-            raise _invalid(member, why)
-
     def _token(self, user: UserRead, session: str, counter: int) -> TokenRead:
         """Set the refresh cookie, and return a body with the access token."""
         self._response.set_cookie(
@@ -252,16 +243,13 @@ class Accounts:
             max_age=self._settings.refresh_idle_days * 24 * 3600,
             **self._cookie(),
         )
-        row: dict[str, Any] = {**user}  # may hold more than clients may see
         return {
             "access_token": self._issuer.access_token(user["id"], session),
             "token_type": "bearer",
             "expires_in": self._settings.access_token_seconds,
-            "user": UserRead(**{name: row[name] for name in UserRead.__annotations__}),  # type: ignore[typeddict-item]
+            # The row may hold more than clients may see.
+            "user": {name: user[name] for name in UserRead.__annotations__},  # type: ignore[literal-required, typeddict-item]
         }
-
-    def _clear_cookie(self) -> None:
-        self._response.delete_cookie(COOKIE, **self._cookie())
 
     def _cookie(self) -> dict[str, Any]:
         return {
