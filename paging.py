@@ -41,15 +41,12 @@ def next_link(request: Request, user_id: str, query: TaskFilter, last: TaskRead)
     name = query.sort.removeprefix("-")
     key = _SORT_KEYS.get(name, itemgetter(name))(last)
     place = orjson.dumps([key, last["id"]])
-    return f'<{_path(request, cursors.cursor(place, _context(user_id, query)))}>; rel="next"'
-
-
-def _path(request: Request, cursor: str) -> str:
-    """Return path and query as the client wrote them: the path may include the user's id."""
+    cursor = b"cursor=" + cursors.cursor(place, _context(user_id, query)).encode()
+    # Path and query as the client wrote them: the path may include the user's id.
     parts = request.scope["query_string"].split(b"&")
     kept = [part for part in parts if part and not part.startswith(b"cursor=")]
-    query = b"&".join([*kept, b"cursor=" + cursor.encode()])
-    return quote(b"%b?%b" % (request.scope["raw_path"], query), _AS_SENT)
+    path = b"%b?%b" % (request.scope["raw_path"], b"&".join([*kept, cursor]))
+    return f'<{quote(path, _AS_SENT)}>; rel="next"'
 
 
 def _context(user_id: str, query: TaskFilter) -> bytes:
