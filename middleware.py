@@ -111,8 +111,9 @@ def _canonical(scope: Scope) -> tuple[str, str | None]:
     an id that `verify_jwt` compares with the token's.
     """
     path, root = scope["path"], scope.get("root_path", "")
-    below = path[len(root) :] if f"{path}/".startswith(f"{root}/") else path
-    path = below.rstrip("/") or "/"
+    if root and f"{path}/".startswith(f"{root}/"):
+        path = path[len(root) :]
+    path = path.rstrip("/") or "/"
     if match := _USERS_TASKS.fullmatch(path):
         return "/api/tasks" + (match["rest"] or ""), match["user_id"]
     return path, None

@@ -152,15 +152,15 @@ class Operation:
         if errors:
             raise RequestValidationError(errors)
         result = await self._function(**values)
-        if not isinstance(result, Response):
-            if self._has_body and response.status_code != NOT_MODIFIED:
-                response.body = orjson.dumps(result, option=orjson.OPT_UTC_Z)
-                response.raw_headers += [
-                    (b"content-type", b"application/json"),
-                    (b"content-length", b"%d" % len(response.body)),
-                ]
-            result = response
-        await result(scope, receive, send)
+        if isinstance(result, Response):
+            return await result(scope, receive, send)
+        status, headers, body = response.status_code, response.raw_headers, b""
+        if self._has_body and status != NOT_MODIFIED:
+            body = orjson.dumps(result, option=orjson.OPT_UTC_Z)
+            headers.append((b"content-type", b"application/json"))
+            headers.append((b"content-length", b"%d" % len(body)))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        return await send({"type": "http.response.body", "body": body})
 
     def _tell(self, scope: Scope) -> None:
         """Name the route to our log, and to others' tools as FastAPI does."""
