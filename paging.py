@@ -1,7 +1,5 @@
 """Keyset pagination: each page begins where the last one ended, despite writes in between."""
 
-from collections.abc import Callable
-from operator import itemgetter
 from typing import Any
 from urllib.parse import quote
 
@@ -11,14 +9,10 @@ from starlette.requests import Request
 from errors import bad_parameter
 from folding import search_key
 from schemas import TaskFilter, TaskRead
-from security import Cursors, InvalidCursor
+from security import Cursors
 
 _AS_SENT = "/?%:@!$&'()*+,;=~"
-_SORT_KEYS: dict[str, Callable[[TaskRead], object]] = {
-    "created": itemgetter("created_at"),
-    "updated": itemgetter("updated_at"),
-    "title": lambda task: search_key(task["title"]),
-}
+_MEMBERS = {"created": "created_at", "updated": "updated_at"}
 
 
 def start(request: Request, user_id: str, query: TaskFilter) -> dict[str, Any]:
@@ -28,10 +22,12 @@ def start(request: Request, user_id: str, query: TaskFilter) -> dict[str, Any]:
     cursors: Cursors = request.app.state.cursors
     try:
         place = cursors.place(query.cursor, _context(user_id, query))
-    except InvalidCursor as error:
+    except ValueError as error:
         detail = "belongs to another query; take it from Link and change nothing but the limit"
         raise bad_parameter("cursor", detail) from error
     after, after_id = orjson.loads(place)
+    if query.sort.endswith("title"):  # a key may be many times as long as its title
+        after = search_key(after)
     return {"after": after, "after_id": after_id}
 
 
@@ -39,8 +35,8 @@ def next_link(request: Request, user_id: str, query: TaskFilter, last: TaskRead)
     """Return the `Link` (RFC 8288) to the page after this task."""
     cursors: Cursors = request.app.state.cursors
     name = query.sort.removeprefix("-")
-    key = _SORT_KEYS.get(name, itemgetter(name))(last)
-    place = orjson.dumps([key, last["id"]])
+    row: dict[str, Any] = {**last}
+    place = orjson.dumps([row[_MEMBERS.get(name, name)], last["id"]])
     cursor = b"cursor=" + cursors.cursor(place, _context(user_id, query)).encode()
     # Path and query as the client wrote them: the path may include the user's id.
     parts = request.scope["query_string"].split(b"&")

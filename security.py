@@ -284,10 +284,6 @@ class Issuer:
         return hmac.digest(self._name_key, email_key.encode(), "sha256").hex()[:12]
 
 
-class InvalidCursor(Exception):
-    """The cursor was not issued here, or for another user or query."""
-
-
 class Cursors:
     """Signs places in lists, so that each is valid for one user and one query only."""
 
@@ -302,15 +298,11 @@ class Cursors:
         return urlsafe_b64encode(mac.digest() + place).rstrip(b"=").decode()
 
     def place(self, cursor: str, context: bytes) -> bytes:
-        """Return the place of a cursor that was issued here. Raise `InvalidCursor`."""
-        try:
-            decoded = urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4))
-        except ValueError as error:
-            raise InvalidCursor from error
-        place = decoded[CURSOR_MAC_BYTES:]
+        """Return a cursor's place. Raise `ValueError` if it is another's, or of another context."""
+        place = urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4))[CURSOR_MAC_BYTES:]
         # Compare the whole cursor, because decoding may skip what is not base64url.
         if not hmac.compare_digest(cursor.encode(), self.cursor(place, context).encode()):
-            raise InvalidCursor
+            raise ValueError("was not issued here")
         return place
 
 

@@ -338,6 +338,19 @@ async def test_no_task_is_skipped_or_repeated_while_others_come_and_go(
     assert seen == sorted(seen, key=sort_key(sort), reverse=sort.startswith("-"))
 
 
+async def test_titles_whose_keys_are_long_have_pages(ada: Person) -> None:
+    tasks = [await create(ada, title="\ufdfa" * 200) for _ in range(3)]  # 18 letters each
+
+    path: str | None = "/api/tasks?sort=title&limit=1"
+    found = []
+    while path:
+        response = await ada.get(path)
+        found += response.json()
+        path = next_page(response)
+
+    assert found == tasks
+
+
 async def test_pages_of_a_filter_follow_each_other(
     ada: Person, database: db.Database, ada_id: str
 ) -> None:
