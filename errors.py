@@ -167,7 +167,7 @@ async def answer(request: Request, error: HTTPException | RequestValidationError
 
 
 async def respond(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with a problem in a layer outside of `Errors`."""
+    """Answer with a problem in a layer where nothing can be raised any more."""
     await _response(problem, call_of(scope).request_id)(scope, receive, send)
 
 

@@ -82,6 +82,9 @@ _REQUEST = logging.LogRecord(_requests.name, logging.INFO, "", 0, _TEXT, None, N
 def log_request(fields: dict[str, Any]) -> None:
     """Write the one line of a request."""
     if _requests.isEnabledFor(logging.INFO):
+        if logging.getLogRecordFactory() is not logging.LogRecord:  # somebody adds to records
+            _requests.info(_TEXT, fields)
+            return
         # A copy, because making a record takes as long as everything else about the line.
         record = logging.LogRecord.__new__(logging.LogRecord)
         now = time.time()

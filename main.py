@@ -40,24 +40,12 @@ people, `code` is stable and meant for programs, `request_id` finds the request 
 """
 
 EXPOSED_HEADERS = [
-    "ETag",
-    "Location",
-    "Link",
-    "Retry-After",
-    "RateLimit",
-    "RateLimit-Policy",
-    "Idempotency-Replayed",
-    "WWW-Authenticate",
-    "X-Request-ID",
+    *("ETag", "Location", "Link", "Retry-After", "RateLimit", "RateLimit-Policy"),
+    *("Idempotency-Replayed", "WWW-Authenticate", "X-Request-ID"),
 ]
 ALLOWED_HEADERS = [
-    "Authorization",
-    "Content-Type",
-    "X-Request-ID",
-    "If-Match",
-    "If-None-Match",
-    "Idempotency-Key",
-    "Last-Event-ID",
+    *("Authorization", "Content-Type", "X-Request-ID"),
+    *("If-Match", "If-None-Match", "Idempotency-Key", "Last-Event-ID"),
 ]
 
 

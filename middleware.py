@@ -63,7 +63,7 @@ class Envelope:
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, _briefly(send))
         started = time.perf_counter()
-        db.begin_call()
+        clock = db.start_clock()
         call = scope[calls.KEY] = _call(scope)
         added = [(b"x-request-id", call.request_id.encode())]
         if b"origin" not in call.headers:
@@ -71,11 +71,12 @@ class Envelope:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                db.end_call()
+                clock.is_running = False
                 call.status = message["status"]
                 own = message["headers"]
                 message["headers"] = [*own, *_lacking(own, call), *added, *call.limits.items()]
             elif message["type"] == "websocket.accept":
+                clock.is_running = False
                 call.status = HTTPStatus.SWITCHING_PROTOCOLS
             elif message["type"] == "websocket.close":
                 call.status = call.status or HTTPStatus.FORBIDDEN  # closed before it was accepted

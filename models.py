@@ -1,8 +1,8 @@
-"""The tables. They check lengths and choices themselves, whoever writes to them.
+"""The tables. They check the lengths and choices of what clients send, whoever writes it.
 
-Every key and index of a user's data begins with the user, so that one statement reads one user's
-rows and the tables can be distributed by user. Two cannot: `emails`, which say whose an email is,
-and `revocations`, which every worker reads as a whole.
+Every key of a user's data begins with the user, so that one user's rows lie together and the tables
+can be distributed by user. Two tables' cannot: that of `emails`, which say whose an email is, and
+that of `revocations`, which every worker reads as a whole.
 """
 
 from datetime import datetime

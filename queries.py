@@ -1,8 +1,8 @@
 r"""Every SQL statement, as text: the one file to audit for isolation.
 
-Each statement on a user's data takes the user's id as `:owner`. A few on accounts and revocations
-do not; they are listed, with the reason, in tests/test_isolation.py. To try one in psql:
-`\set owner '''ada'''`.
+Each statement on a user's data takes the user's id as `:owner`, but for a few look-ups by email or
+session, which tests/test_isolation.py lists with the reason. `print(queries.GET_TASK.text)` shows
+one whole; psql takes it after `\set owner '''ada'''` and so on.
 
 In this order: what statements share, revisions, lists, one task, many tasks, tags, changes,
 accounts and sessions, revocations and cleaning up.
@@ -32,12 +32,12 @@ _TAGS = _as_json("""
 _SHOWN = "CASE WHEN starts_with({0}, 'jwks_') THEN substr({0}, 6) ELSE {0} END"
 
 
-def _task(tags: str = _TAGS) -> str:
+def _task(tags: str = _TAGS, of: str = "tasks") -> str:
     """Name the columns of a task in an answer."""
     return f"""
-        tasks.id, {_SHOWN.format(":owner::text")} AS user_id,
-        tasks.title, tasks.description, tasks.completed, tasks.priority, tasks.due_date,
-        {tags} AS tags, tasks.created_at, tasks.updated_at, tasks.rev"""
+        {of}.id, {_SHOWN.format(":owner::text")} AS user_id,
+        {of}.title, {of}.description, {of}.completed, {of}.priority, {of}.due_date,
+        {tags} AS tags, {of}.created_at, {of}.updated_at, {of}.rev"""
 
 
 _TASK = _task()
@@ -112,12 +112,15 @@ _BUMP = f"""
         WHERE id = :owner AND EXISTS (SELECT id FROM target) {_REVISION}
     )"""
 
-# Foreign keys are checked at the end of the statement, when the owner of something new exists.
-_BUMP_OR_CREATE_OWNER = f"""
+
+def _bump_or_create_owner(source: str = "VALUES (:owner, 1)") -> str:
+    """Foreign keys are checked at the end of the statement, when the owner exists."""
+    return f"""
     bump AS (
-        INSERT INTO users (id, rev) VALUES (:owner, 1)
+        INSERT INTO users (id, rev) {source}
         ON CONFLICT (id) DO UPDATE SET rev = users.rev + 1 {_REVISION}
     )"""
+
 
 _LOCK_OWNER = Statement[dict[str, str]]("""
     SELECT id FROM users WHERE id = :owner FOR NO KEY UPDATE""")
@@ -233,8 +236,7 @@ def _tagged(write: str) -> str:
         FOR NO KEY UPDATE
     ),
     made AS (
-        INSERT INTO tags (user_id, name, name_key)
-        SELECT :owner, wanted.name, wanted.name_key
+        INSERT INTO tags (user_id, name, name_key) SELECT :owner, wanted.name, wanted.name_key
         FROM unnest(:tag_names::text[], :tag_keys) AS wanted (name, name_key)
         WHERE wanted.name_key NOT IN (SELECT name_key FROM found) AND EXISTS (SELECT id FROM task)
         ON CONFLICT ON CONSTRAINT tags_name DO UPDATE SET name = tags.name -- to return its row
@@ -243,15 +245,14 @@ def _tagged(write: str) -> str:
     tagged AS (SELECT * FROM found UNION ALL SELECT * FROM made),
     linked AS (
         INSERT INTO task_tags (user_id, task_id, tag_id)
-        SELECT :owner, task.id, tagged.id FROM task, tagged
-        ON CONFLICT DO NOTHING
+        SELECT :owner, task.id, tagged.id FROM task, tagged ON CONFLICT DO NOTHING
     ),
     unlinked AS (
         DELETE FROM task_tags USING task
         WHERE task_tags.user_id = :owner AND task_id = task.id
         AND tag_id NOT IN (SELECT id FROM tagged)
     )
-    SELECT {_task(_as_json("tagged")).replace("tasks.", "task.")} FROM task"""
+    SELECT {_task(_as_json("tagged"), of="task")} FROM task"""
 
 
 # The first use of a key reserves the task's id.
@@ -261,7 +262,6 @@ _FRESH_KEY = """
         VALUES (:owner, :key, :digest, nextval(pg_get_serial_sequence('tasks', 'id')))
         ON CONFLICT DO NOTHING RETURNING task_id AS id
     )"""
-_BUMP_ONCE = _BUMP_OR_CREATE_OWNER.replace("VALUES (:owner, 1)", "SELECT :owner, 1 FROM fresh")
 
 
 @cache
@@ -271,9 +271,10 @@ def create_task(*, is_tagged: bool = False, is_keyed: bool = False) -> Statement
     With tags, also `tag_names` and `tag_keys`. With a key, also `key` and `digest`, and it returns
     no row if the key was used before.
     """
-    bump, own_id, sources = _BUMP_OR_CREATE_OWNER, "", "bump"
+    bump, own_id, sources = _bump_or_create_owner(), "", "bump"
     if is_keyed:
-        bump, own_id, sources = f"{_FRESH_KEY}, {_BUMP_ONCE}", ", id", "bump, fresh"
+        bump = f"{_FRESH_KEY}, {_bump_or_create_owner('SELECT :owner, 1 FROM fresh')}"
+        own_id, sources = ", id", "bump, fresh"
     new = f"""
         INSERT INTO tasks (user_id, rev, created_at, updated_at, {_listed(TASK_COLUMNS)}{own_id})
         SELECT :owner, rev, moment, moment, {_listed(TASK_COLUMNS, ":")}{own_id} FROM {sources}"""
@@ -324,8 +325,8 @@ TOGGLE_TASK = Statement[TaskRow](f"""
 # For clients that ask what has changed.
 _BURIED = """
     buried AS (
-        INSERT INTO deletions (user_id, task_id, rev)
-        SELECT :owner, gone.id, bump.rev FROM gone, bump
+        INSERT INTO deletions (user_id, task_id, rev) SELECT :owner, gone.id, bump.rev
+        FROM gone, bump
     )"""
 
 DELETE_TASK = Statement[dict[str, int]](f"""
@@ -373,12 +374,11 @@ DELETE_TASKS: Statement[Deleted] = _bulk(f"""
 _THIS_TAG = "user_id = :owner AND id = :tag_id"
 
 LIST_TAGS = Statement[TagRead](f"SELECT {_TAG} FROM tags WHERE user_id = :owner ORDER BY name_key")
-
 GET_TAG = Statement[TagRead](f"SELECT {_TAG} FROM tags WHERE {_THIS_TAG}")
 
 # The owner first, as in every write, because different orders could deadlock.
 CREATE_TAG = Statement[TagRead](f"""
-    WITH {_BUMP_OR_CREATE_OWNER}
+    WITH {_bump_or_create_owner()}
     INSERT INTO tags (user_id, {_listed(TAG_COLUMNS)})
     SELECT :owner, {_listed(TAG_COLUMNS, ":")} FROM bump
     RETURNING {_TAG}""")
@@ -500,8 +500,8 @@ FIND_ACCOUNT = Statement[UserRow](f"""
     FROM emails JOIN users ON users.id = user_id WHERE key = :email_key""")
 
 REHASH_PASSWORD = Statement[dict[str, str]]("""
-    UPDATE users SET password_hash = :better WHERE id = :owner AND password_hash = :known
-    RETURNING id""")
+    UPDATE users SET password_hash = :better
+    WHERE id = :owner AND password_hash = :known RETURNING id""")
 
 
 def _revoke(keys: str) -> str:

@@ -112,12 +112,13 @@ class _Place(NamedTuple):
 
 
 def _places(routes: list[BaseRoute]) -> dict[int, list[_Place]]:
-    """Return the places of our routes, in the order of declaration, by number of segments."""
+    """Return the places of routes, in the order of declaration, by number of segments."""
     found: dict[str, _Place] = {}
     for context in iter_route_contexts(routes):
-        if isinstance(context.original_route, Route):
+        if isinstance(context.original_route, APIRoute):
             place = found.setdefault(str(context.path), _Place(context.path_regex, {}))
-            operation = Operation(context) if _is_simple(context) else None
+            is_ours = isinstance(context.original_route, Route) and _is_simple(context)
+            operation = Operation(context) if is_ours else None
             for method in context.methods or ():
                 place.operations.setdefault(method, operation)
     numbered = defaultdict(list)

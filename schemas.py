@@ -362,8 +362,8 @@ class TaskFilter(_Strict):
     search: SearchText | None = Field(
         None,
         description=(
-            "Only tasks with this text in the title or the description, ignoring case. "
-            "There are no wildcards."
+            "Only tasks with this text in the title or the description. Case, accents and width "
+            "make no difference, and there are no wildcards."
         ),
         examples=["milk"],
     )

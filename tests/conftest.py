@@ -64,18 +64,17 @@ folder = pytest.fixture(open_folder)
 def no_secret_is_logged() -> Iterator[None]:
     """Look through all that the whole suite makes the service log."""
     told: list[str] = []
-    make = logging.getLogRecordFactory()
+    handle = logging.Logger.handle
 
-    def look(*args: Any, **options: Any) -> logging.LogRecord:
-        record = make(*args, **options)
+    def look(logger: logging.Logger, record: logging.LogRecord) -> None:
         text = f"{record.msg} {record.args} {record.exc_info}"
         if record.name.startswith(("todo", "uvicorn")) and SECRETS.search(text):
             told.append(text)
-        return record
+        handle(logger, record)
 
-    logging.setLogRecordFactory(look)
-    yield
-    logging.setLogRecordFactory(make)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(logging.Logger, "handle", look)
+        yield
     assert not told
 
 

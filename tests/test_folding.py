@@ -20,7 +20,8 @@ ALIKE = [
     ("مُحَمَّد", "محمد"),
     ("Don\u2019t \u201cshout\u201d", 'don\'t "shout"'),
     ("ha\u00adbit\u200b\ufeff", "habit"),
-    ("❤\ufe0f", "❤"),
+    ("❤\ufe0f", "❤\U000e0100"),
+    ("tag\U000e0061\U000e0fff", "tag"),
     ("two\u00a0\t\n  words ", "two words"),
     ("한국어", "\u1112\u1161\u11ab\u1100\u116e\u11a8\u110b\u1165"),
 ]
@@ -55,3 +56,4 @@ def test_names_of_tags_keep_their_accents() -> None:
     assert tag_key("Hôme") != tag_key("home")
     assert tag_key("HO\u200bME\ufe0f") == tag_key("home")
     assert folded("ＡＤＡ@Example.com") == "ada@example.com"
+    assert folded("\u1fb4") == folded("\u03b1\u0301\u03b9")  # whose case folding is decomposed

@@ -13,8 +13,8 @@ import pytest
 
 import db
 import queries
-from models import Task
-from schemas import Sort, Status, TagRead, TaskCreate, TaskPatch, TaskRead, UserRead
+from models import Tag, Task
+from schemas import Sort, Status, TagCreate, TagRead, TaskCreate, TaskPatch, TaskRead, UserRead
 from tests.conftest import Person, token
 from tests.test_tags import create_tag
 from tests.test_tasks import create, list_ids
@@ -235,6 +235,8 @@ async def test_every_statement_reads_and_writes_rows_of_its_owner_only(
         for node in nodes(json.loads(explained)[0]["Plan"]):
             assert_owned(node, owner, statement.sql)
 
+    makers = {name for name, value in vars(queries).items() if hasattr(value, "cache_clear")}
+    assert makers == {"list_tasks", "create_task"}
     assert names > WITHOUT_OWNER.keys()
     assert len(names) > 500
 
@@ -275,6 +277,9 @@ def test_no_column_of_a_task_is_forgotten() -> None:
 
     assert columns == made_here | queries.TASK_COLUMNS.keys()
     assert {*queries.TASK_COLUMNS.values(), "tags"} == TaskCreate.model_fields.keys()
+    tags = {*Tag.__table__.columns.keys()}  # type: ignore[attr-defined]
+    assert tags == {"user_id", "id"} | queries.TAG_COLUMNS.keys()
+    assert {*queries.TAG_COLUMNS.values()} == TagCreate.model_fields.keys()
     assert TaskCreate.model_fields.keys() == TaskPatch.model_fields.keys()
 
 

@@ -89,6 +89,27 @@ def test_requests_are_logged_for_every_handler(
     assert [record.args for record in caplog.records] == [REQUEST] * len(told)
 
 
+def test_records_are_made_by_who_adds_to_them(caplog: pytest.LogCaptureFixture) -> None:
+    """As OpenTelemetry's integration does, which adds the ids of the trace."""
+    caplog.set_level(logging.INFO)
+    make = logging.getLogRecordFactory()
+
+    def adding(*args: Any, **options: Any) -> logging.LogRecord:
+        record = make(*args, **options)
+        record.trace = "canary"
+        return record
+
+    logging.setLogRecordFactory(adding)
+    try:
+        logs.log_request(REQUEST)
+    finally:
+        logging.setLogRecordFactory(make)
+    logs.log_request(REQUEST)
+
+    assert [getattr(record, "trace", None) for record in caplog.records] == ["canary", None]
+    assert caplog.messages[0] == caplog.messages[1]
+
+
 def test_a_log_that_nobody_reads_fails_no_request(
     configured: settings.Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

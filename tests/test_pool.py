@@ -1,15 +1,18 @@
 """Connections are shared, given up when they hang, and replaced when they are old."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import asyncpg
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
 import db
 import queries
 from errors import Problem
+from middleware import Envelope
 from routes import health
 from settings import Settings
 from tests.conftest import WAITING, Person, until_waiting
@@ -91,12 +94,85 @@ async def test_the_statements_of_a_call_share_one_deadline(
     monkeypatch.setattr(db, "DEADLINE_SECONDS", 0.5)
     slow = db.Statement[dict[str, str]]("SELECT pg_sleep(0.3)")
 
-    db.begin_call()
+    clock = db.start_clock()
     await slow.all()
     with pytest.raises(Problem):
-        await slow.all()
-    db.end_call()
+        await asyncio.create_task(slow.all())
+    clock.is_running = False  # the answer has begun
     await slow.all()
+    await asyncio.create_task(slow.all())
+
+
+@pytest.mark.parametrize("begun", ["http.response.start", "websocket.accept", None])
+async def test_what_runs_on_after_the_answer_has_begun_has_deadlines_of_its_own(
+    app: object, monkeypatch: pytest.MonkeyPatch, begun: str | None
+) -> None:
+    assert app
+    monkeypatch.setattr(db, "DEADLINE_SECONDS", 0.5)
+    slow = db.Statement[dict[str, str]]("SELECT pg_sleep(0.3)")
+
+    async def run_on(_: Scope, __: Receive, send: Send) -> None:
+        if begun:
+            await send({"type": begun, "status": 200, "headers": []})
+        await slow.all()
+        await asyncio.create_task(slow.all())
+
+    async def ignore(_: Message) -> None:
+        pass
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    with contextlib.nullcontext() if begun else pytest.raises(Problem):
+        await Envelope(run_on)(scope, pytest.fail, ignore)
+
+
+async def test_what_may_take_long_does_not_wait_for_long(
+    ada: Person, ada_id: str, database: db.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await create(ada)
+    blocker = await asyncpg.connect(database.url)
+    monkeypatch.setattr(db, "DEADLINE_SECONDS", 0.2)
+
+    async with blocker.transaction():
+        await blocker.execute("SELECT FROM users WHERE id = $1 FOR NO KEY UPDATE", ada_id)
+        async with asyncio.timeout(2):
+            answer = await ada.delete("/api/tasks?status=all")
+    await blocker.close()
+
+    assert answer.status_code == 503
+    assert (await ada.delete("/api/tasks?status=all")).json() == {"deleted": 1}
+
+
+async def test_a_statement_whose_answer_a_migration_has_changed_is_prepared_again(
+    ada: Person, database: db.Database
+) -> None:
+    task = await create(ada)
+    migration = await asyncpg.connect(database.url)
+
+    await migration.execute("ALTER TABLE tasks ALTER COLUMN title TYPE varchar(200)")
+    try:
+        answers = [await ada.get(f"/api/tasks/{task['id']}") for _ in range(SIZE)]
+    finally:
+        await migration.execute("ALTER TABLE tasks ALTER COLUMN title TYPE text")
+        await migration.close()
+
+    assert [answer.json() for answer in answers] == [task] * SIZE
+
+
+async def test_what_a_call_waits_for_but_the_database_does_not_count(
+    ada: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db, "DEADLINE_SECONDS", 0.2)
+
+    async def slowly() -> AsyncIterator[bytes]:
+        for part in (b'{"title": ', b'"x"}'):
+            await asyncio.sleep(0.2)
+            yield part
+
+    answer = await ada.post(
+        "/api/tasks", content=slowly(), headers={"Content-Type": "application/json"}
+    )
+
+    assert answer.status_code == 201
 
 
 async def test_there_are_as_many_connections_as_the_setting_says(
