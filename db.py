@@ -469,10 +469,10 @@ def _refuse_unknown(config: Config, connection: Connection) -> str | None:
     Raise `errors.CannotStart` for one that these migrations do not know, and leave it as it is.
     """
     with connection.begin():
-        found = MigrationContext.configure(connection).get_current_revision()
+        found = ", ".join(MigrationContext.configure(connection).get_current_heads())
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    if found is None or found in known:
-        return found
+    if not found or found in known:
+        return found or None
     raise errors.CannotStart(
         f"the tables are at revision {found}, which this version does not know: it is older than "
         "they are, or they were made before the first release; run the version that made them, or "

@@ -50,52 +50,50 @@ ALLOWED_HEADERS = [
 
 
 @contextlib.asynccontextmanager
-async def _published_keys(app: FastAPI, configured: settings.Settings) -> AsyncIterator[None]:
+async def _published_keys(app: FastAPI, url: str | None) -> AsyncIterator[None]:
     app.state.key_set = None
-    if not configured.key_set_url:
+    if not url:
         yield
         return
     from key_set import KeySet  # noqa: PLC0415  (httpx takes 6 MiB, and not all deployments need it)
 
-    async with KeySet(configured.key_set_url, app.state.verifier).kept_up() as app.state.key_set:
+    async with KeySet(url, app.state.verifier).kept_up() as app.state.key_set:
         yield
+
+
+@contextlib.asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Open what the routes share, in `app.state`, until the service stops."""
+    configured: settings.Settings = app.state.settings
+    logs.configure(configured)  # again: `fastapi run` lets uvicorn do so after the import
+    with db.locate(configured) as database, contextlib.closing(Passwords()) as app.state.passwords:
+        app.state.rate_limits = RateLimits(configured)
+        app.state.issuer = Issuer(database.secret, configured.access_token_seconds)
+        app.state.cursors = Cursors(database.secret)
+        app.state.verifier = Verifier(
+            database.secret,
+            shared=Issued(configured.jwt_issuer, configured.jwt_audience),
+            foreign=Issued(
+                configured.jwt_issuer or configured.better_auth_url,
+                configured.jwt_audience or configured.better_auth_url,
+            ),
+            user_claims=configured.jwt_user_claims,
+        )
+        async with db.connect(configured, database.url):
+            app.state.revocations = Revocations(configured)
+            app.state.live = Live(database.url)
+            async with (
+                app.state.revocations.kept_up(),
+                _published_keys(app, configured.key_set_url),
+                app.state.live.kept_up(),
+            ):
+                gc.freeze()  # what exists now is permanent: do not scan it again
+                gc.set_threshold(10_000)  # a request makes many objects but hardly any cycles
+                yield
 
 
 def create_app(configured: settings.Settings) -> FastAPI:
     """Assemble the service. Nothing is opened until it starts."""
-
-    @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        logs.configure(configured)  # again: `fastapi run` lets uvicorn do so after the import
-        with (
-            db.locate(configured) as database,
-            contextlib.closing(Passwords()) as app.state.passwords,
-        ):
-            app.state.settings = configured
-            app.state.rate_limits = RateLimits(configured)
-            app.state.issuer = Issuer(database.secret, configured.access_token_seconds)
-            app.state.cursors = Cursors(database.secret)
-            app.state.verifier = Verifier(
-                database.secret,
-                shared=Issued(configured.jwt_issuer, configured.jwt_audience),
-                foreign=Issued(
-                    configured.jwt_issuer or configured.better_auth_url,
-                    configured.jwt_audience or configured.better_auth_url,
-                ),
-                user_claims=configured.jwt_user_claims,
-            )
-            async with db.connect(configured, database.url):
-                app.state.revocations = Revocations(configured)
-                app.state.live = Live(database.url)
-                async with (
-                    app.state.revocations.kept_up(),
-                    _published_keys(app, configured),
-                    app.state.live.kept_up(),
-                ):
-                    gc.freeze()  # what exists now is permanent: do not scan it again
-                    gc.set_threshold(10_000)  # a request makes many objects but hardly any cycles
-                    yield
-
     logs.configure(configured)
     has_sdk = find_spec("opentelemetry.sdk") is not None
     app = Service(
@@ -128,6 +126,7 @@ def create_app(configured: settings.Settings) -> FastAPI:
             "logs": False,  # an exception's message may quote what a client sent
         },
     )
+    app.state.settings = configured
     for router in (tasks.router, tags.router, auth.router, health.router, pages.router):
         app.include_router(router)
     return app

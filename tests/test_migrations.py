@@ -196,21 +196,25 @@ async def test_a_database_out_of_reach_ends_the_start_with_one_line(
 
 
 @pytest.mark.parametrize("migrate", [True, False])
-@pytest.mark.parametrize("revision", ["0006", "newer"])
+@pytest.mark.parametrize("revision", ["0006", "newer", "v1, v1"])
 async def test_tables_of_an_unknown_revision_end_the_start_and_are_left_alone(
     empty: Settings, revision: str, migrate: bool
 ) -> None:
     url = str(empty.database_url)
     await db.run_sync(url, db.upgrade)
     connection = await asyncpg.connect(url)
-    await connection.execute("UPDATE alembic_version SET version_num = $1", revision)
+    await connection.execute("ALTER TABLE alembic_version DROP CONSTRAINT alembic_version_pkc")
+    await connection.execute("DELETE FROM alembic_version")
+    for number in revision.split(", "):
+        await connection.execute("INSERT INTO alembic_version VALUES ($1)", number)
     settings = empty.model_copy(update={"migrate_on_start": migrate})
 
     with pytest.raises(errors.CannotStart, match=rf"^the tables are at revision {revision}, "):
         async with db.connect(settings, url):
             pass
 
-    assert await connection.fetchval("SELECT version_num FROM alembic_version") == revision
+    rows = await connection.fetch("SELECT version_num FROM alembic_version")
+    assert ", ".join(row["version_num"] for row in rows) == revision
     await connection.close()
 
 
