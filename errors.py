@@ -234,7 +234,7 @@ class Errors:
     """Plain ASGI middleware that turns whatever is raised inside into a response.
 
     It is inside the CORS middleware, unlike FastAPI's own handling of `Exception`, because
-    otherwise a browser could not read the response. `routing.Routes`, inside of it, runs routes
+    otherwise a browser could not read the response. `routing.FastPath`, inside of it, runs routes
     without FastAPI's handling of other exceptions; their handlers are asked here.
     """
 

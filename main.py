@@ -21,7 +21,7 @@ from passwords import Passwords
 from rate_limits import RateLimits
 from revocations import Revocations
 from routes import auth, health, pages, tags, tasks
-from routing import Routes
+from routing import FastPath
 from security import Cursors, Issued, Issuer, Verifier
 
 DESCRIPTION = """
@@ -112,7 +112,7 @@ def create_app(configured: settings.Settings) -> FastAPI:
                 expose_headers=EXPOSED_HEADERS,
             ),
             Middleware(errors.Errors),
-            Middleware(Routes),
+            Middleware(FastPath),
         ],
         exception_handlers={HTTPException: errors.answer, RequestValidationError: errors.answer},
         docs_url=None,

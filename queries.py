@@ -28,15 +28,15 @@ _TAGS = _as_json("""
     task_tags JOIN tags ON tags.user_id = :owner AND tags.id = tag_id
     WHERE task_tags.user_id = :owner AND task_id = tasks.id""")
 
-# A user's id as it is in the token.
+# A user's id as it is in the token: in the tables, that of a JWKS token has a prefix.
 _SHOWN = "CASE WHEN starts_with({0}, 'jwks_') THEN substr({0}, 6) ELSE {0} END"
 
 
 def _task(tags: str = _TAGS, of: str = "tasks") -> str:
     """Name the columns of a task in an answer."""
     return f"""
-        {of}.id, {_SHOWN.format(":owner::text")} AS user_id,
-        {of}.title, {of}.description, {of}.completed, {of}.priority, {of}.due_date,
+        {of}.id, {_SHOWN.format(":owner::text")} AS user_id, {of}.title, {of}.description,
+        {of}.completed, {of}.priority, {of}.due_date,
         {tags} AS tags, {of}.created_at, {of}.updated_at, {of}.rev"""
 
 

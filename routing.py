@@ -1,7 +1,7 @@
 """How our own routes are found and run: first the token, then body, validation, and the function.
 
-FastAPI's own handler costs twice as much as the rest of a request, its layers and its search for
-the route another eighth. Whatever is not simple enough for this is run by FastAPI all the same.
+FastAPI's own handler doubles a request's CPU, and its layers and its search for the route add an
+eighth. Whatever is not simple enough for this is run by FastAPI all the same.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ NO_CONTENT, NOT_MODIFIED = 204, 304
 MAX_KEPT_QUERY_BYTES = 256
 """Queries up to this length are parsed once and cached, because clients repeat them."""
 
-Field = Any
+_Field = Any
 """A parameter, as FastAPI keeps it; the type has no public name."""
 
 _KNOWN = {
@@ -56,7 +56,7 @@ _CONVERSIONS = [
 
 
 class Route(APIRoute):
-    """FastAPI's route, declared and documented as usual. If it is simple, `Routes` runs it.
+    """FastAPI's route, declared and documented as usual. If it is simple, `FastPath` runs it.
 
     Then dependencies run first, so that a stranger's body is not even read, and 401 takes
     precedence over 413, 415 and 422; and what the function returns is not validated again.
@@ -71,7 +71,7 @@ class Route(APIRoute):
             self.openapi_extra = {"parameters": headers}
 
 
-class Routes:
+class FastPath:
     """The innermost layer: it runs our routes, and passes all else on to FastAPI.
 
     It finds a route by the number of the path's segments, where a router tries them all.
@@ -98,7 +98,8 @@ class Routes:
         path = call_of(scope).path
         for place in self._places.get(path.count("/"), ()):
             if match := place.pattern.match(path):
-                scope["path"] = scope.get("root_path", "") + path  # as FastAPI's router knows it
+                # Also for FastAPI's router, which answers if the method is another.
+                scope["path"] = scope.get("root_path", "") + path
                 if scope["method"] in place.operations:
                     scope["path_params"] = match.groupdict()
                     return place.operations[scope["method"]]
@@ -246,7 +247,7 @@ async def _arguments(
 
 
 async def _add_body(
-    field: Field, request: Request, values: dict[str, Any], errors: list[Any]
+    field: _Field, request: Request, values: dict[str, Any], errors: list[Any]
 ) -> None:
     is_form = isinstance(field.field_info, Form)
     if body := await _read(request, "x-www-form-urlencoded" if is_form else "json"):
@@ -260,14 +261,14 @@ async def _add_body(
         errors.append({"type": "missing", "loc": ("body",)})
 
 
-def _query(request: Request, field: Field) -> tuple[Any, list[Any]]:
+def _query(request: Request, field: _Field) -> tuple[Any, list[Any]]:
     sent = request.scope["query_string"]
     read = _read_query if len(sent) <= MAX_KEPT_QUERY_BYTES else _read_query.__wrapped__
     return read(sent, field)
 
 
 @lru_cache(maxsize=512)
-def _read_query(sent: bytes, field: Field) -> tuple[Any, list[Any]]:
+def _read_query(sent: bytes, field: _Field) -> tuple[Any, list[Any]]:
     """Parse a query. Refuse a repeated name, because neither value could be preferred.
 
     For a list in the model, repeated values are its items.
@@ -286,7 +287,7 @@ def _read_query(sent: bytes, field: Field) -> tuple[Any, list[Any]]:
 
 
 @cache
-def _lists(query: Field) -> frozenset[str]:
+def _lists(query: _Field) -> frozenset[str]:
     model: Any = query.field_info.annotation
     fields = model.model_fields.items()
     return frozenset(name for name, field in fields if get_origin(field.annotation) is list)

@@ -1,7 +1,7 @@
 """The tasks of the user named in the token."""
 
 from hashlib import sha256
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
@@ -164,7 +164,7 @@ async def complete_task(
         return _with_etag(await _change(user_id, task_id, match, change), response)
     task = await queries.TOGGLE_TASK.first(owner=user_id, task_id=task_id, match=match.revisions)
     if task is None:
-        raise await _missed(user_id, task_id, match)
+        await _missed(user_id, task_id, match)
     return _with_etag(await _as_written(user_id, task), response)
 
 
@@ -207,7 +207,7 @@ async def patch_task(
 async def delete_task(task_id: TaskId, user_id: UserId, match: IfMatch) -> None:
     """Delete one of your tasks."""
     if not await queries.DELETE_TASK.first(owner=user_id, task_id=task_id, match=match.revisions):
-        raise await _missed(user_id, task_id, match)
+        await _missed(user_id, task_id, match)
 
 
 @router.put("/{task_id}/tags/{tag_id}", responses=WITH_ETAG | NO_LINK)
@@ -307,11 +307,11 @@ def _mismatch(task: TaskRead) -> Problem:
     return Problem("precondition_failed", headers={"ETag": _etag(task)})
 
 
-async def _missed(user_id: str, task_id: int, match: Revisions) -> Problem:
-    """Return why a write found nothing. Raise `Problem` 404 if there is no such task."""
+async def _missed(user_id: str, task_id: int, match: Revisions) -> NoReturn:
+    """Say why a write found nothing: raise `Problem` 404 or 412."""
     if match.revisions is None:
-        return Problem("task_not_found")  # a query might find one created in the meantime
-    return _mismatch(await _get(user_id, task_id))
+        raise Problem("task_not_found")  # a query might find one created in the meantime
+    raise _mismatch(await _get(user_id, task_id))
 
 
 async def _check(user_id: str, task_id: int, match: Revisions) -> TaskRead:
@@ -394,7 +394,7 @@ async def _relink(user_id: str, task_id: int, tag_id: int, *, wanted: bool) -> T
         task = await _get(user_id, task_id)
         if await queries.GET_TAG.first(owner=user_id, tag_id=tag_id) is None:
             raise Problem("tag_not_found")
-        ids = {tag["id"] for tag in orjson.loads(orjson.dumps(task["tags"]))}
+        ids = {tag["id"] for tag in orjson.loads(orjson.dumps(task["tags"]))}  # JSON as it came
         if (tag_id in ids) == wanted:
             break  # already as requested
         if wanted and len(ids) >= MAX_TAGS:
