@@ -303,18 +303,14 @@ _HAS_OTHER_TAGS = """
         SELECT name_key FROM task_tags JOIN tags ON tags.user_id = :owner AND tags.id = tag_id
         WHERE task_tags.user_id = :owner AND task_id = :task_id ORDER BY name_key COLLATE "C"
     ) <> :tag_keys"""
-_IS_LATEST = f"tasks.rev = (SELECT rev FROM tasks WHERE {_THIS_ONE})"
-_WOULD_CHANGE = f"({_differs('tasks', TASK_COLUMNS)} OR {_HAS_OTHER_TAGS}) AND {_IS_LATEST}"
-_UPDATE_TAGGED_TASK = f"""
-    WITH {_target(f"{_MATCHES} AND {_WOULD_CHANGE}")}, {_BUMP}, {_tagged(_UPDATE)}"""
+_WOULD_CHANGE = f"({_differs('tasks', TASK_COLUMNS)} OR {_HAS_OTHER_TAGS})"
 
-UPDATE_TAGGED_TASK = Statement[TaskRow](_UPDATE_TAGGED_TASK)
-"""The same with `tag_names` and `tag_keys`, which are in the order of their code points.
-
-It also returns no row if another write came first, whose tags it would not know.
-"""
-UPDATE_TAGGED_TASK_IN_TURN = Statement[TaskRow](_UPDATE_TAGGED_TASK, after=_LOCK_OWNER)
-"""The same, once other writes are done."""
+UPDATE_TAGGED_TASK = Statement[TaskRow](
+    f"""
+    WITH {_target(f"{_MATCHES} AND {_WOULD_CHANGE}")}, {_BUMP}, {_tagged(_UPDATE)}""",
+    after=_LOCK_OWNER,
+)
+"""The same with `tag_names` and `tag_keys`, which are in the order of their code points."""
 
 TOGGLE_TASK = Statement[TaskRow](f"""
     WITH {_target(_MATCHES)}, {_BUMP}

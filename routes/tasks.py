@@ -328,22 +328,20 @@ async def _change(
     members = change.model_dump()
     if not members:
         return await _check(user_id, task_id, match)
-    first, then = queries.UPDATE_TASK, queries.UPDATE_TASK
-    if "tags" in members:
-        first, then = queries.UPDATE_TAGGED_TASK, queries.UPDATE_TAGGED_TASK_IN_TURN
+    statement = queries.UPDATE_TAGGED_TASK if "tags" in members else queries.UPDATE_TASK
     values = _NO_VALUES | _values(members) | {"members": list(members)}
     # At PostgreSQL's usual level, READ COMMITTED, a statement that has waited for a lock reads the
     # locked rows as they are now, and all others as they were when it began. So one that waited for
-    # another write of this user may not see a task made by that, and cannot know a task's tags: it
-    # writes nothing. The look that follows is newer, and so is the second try; one that sets tags
-    # waits in a statement of its own before.
-    for statement in first, then:
+    # another write of this user may miss a task that it made: the look that follows is newer, and
+    # so is the second try. One that sets tags has to know them, so it does its waiting in a
+    # statement of its own before (`after=` in queries.py).
+    for _ in range(2):
         if task := await statement.first(
             owner=user_id, task_id=task_id, match=match.revisions, **values
         ):
             return await _as_written(user_id, task)
         current = await _check(user_id, task_id, match)
-        if "tags" not in members and members.items() <= current.items():
+        if members.items() <= current.items():
             break
     return current  # already as requested
 
