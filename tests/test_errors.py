@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator, Callable
 import asyncpg
 import pytest
 from fastapi import FastAPI
-from starlette.types import Message
+from starlette.types import Message, Receive, Scope, Send
 
 import db
 import errors
 import queries
 import routing
+from middleware import Envelope
 from tests.conftest import ORIGIN, Person
 from tests.test_tasks import list_ids
 
@@ -284,3 +285,20 @@ async def test_a_request_that_is_cut_off_by_a_stop_is_told_so(
 
     assert said[0]["status"] == 503
     assert b"unavailable" in said[1]["body"]
+
+
+async def test_an_error_after_the_answer_has_begun_is_not_answered_again() -> None:
+    said: list[str] = []
+
+    async def fail_late(_: Scope, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise RuntimeError
+
+    async def note(message: Message) -> None:
+        said.append(message["type"])
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    with pytest.raises(RuntimeError):
+        await Envelope(errors.Errors(fail_late))(scope, pytest.fail, note)
+
+    assert said == ["http.response.start"]

@@ -93,6 +93,18 @@ async def test_a_request_is_a_span_and_a_duration_named_by_its_route(
     }
 
 
+async def test_below_a_prefix_the_route_is_named_with_it(
+    app: FastAPI, telemetry: Telemetry
+) -> None:
+    transport = httpx.ASGITransport(app, root_path="/below")
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        assert (await client.get("/below/health/live")).status_code == 200
+
+    attributes = telemetry.span().attributes
+    assert attributes
+    assert attributes["http.route"] == "/below/health/live"
+
+
 async def test_durations_are_measured_without_spans(
     client: Person, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
