@@ -2,8 +2,9 @@
 
 import contextlib
 import gc
+import os
+import sys
 from collections.abc import AsyncIterator
-from importlib.util import find_spec
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -95,7 +96,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 def create_app(configured: settings.Settings) -> FastAPI:
     """Assemble the service. Nothing is opened until it starts."""
     logs.configure(configured)
-    has_sdk = find_spec("opentelemetry.sdk") is not None
+    # Else nobody sets up OpenTelemetry, which FastAPI would ask at every request, for 7 us.
+    is_watched = "opentelemetry.sdk" in sys.modules or any("OTEL_" in name for name in os.environ)
     app = Service(
         title="Todo API",
         version="0.1.0",
@@ -120,9 +122,8 @@ def create_app(configured: settings.Settings) -> FastAPI:
         separate_input_output_schemas=False,
         generate_unique_id_function=operation_id,
         telemetry={
-            # Without the SDK nothing is ever exported; to ask costs 3 us of each request.
-            "tracing": has_sdk,
-            "metrics": has_sdk,
+            "tracing": is_watched,
+            "metrics": is_watched,
             "logs": False,  # an exception's message may quote what a client sent
         },
     )

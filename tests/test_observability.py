@@ -151,6 +151,46 @@ async def test_nothing_that_clients_send_in_bodies_or_headers_is_exported(
     assert not telemetry.logs.get_finished_logs()
 
 
+SET_UP_LATER = """
+import asyncio, sys
+import httpx, main
+assert "opentelemetry.sdk" not in sys.modules
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+spans = InMemorySpanExporter()
+trace.set_tracer_provider(provider := TracerProvider())
+provider.add_span_processor(SimpleSpanProcessor(spans))
+
+async def use():
+    transport = httpx.ASGITransport(main.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        await client.get("/health/live")
+
+asyncio.run(use())
+print(*[span.name for span in spans.get_finished_spans()], file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "spans"), [({"OTEL_SERVICE_NAME": "x"}, "GET /health/live"), ({}, "")]
+)
+def test_who_is_not_set_up_for_it_asks_for_no_provider(
+    project: Path, environment: dict[str, str], spans: str
+) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", SET_UP_LATER],
+        cwd=project,
+        env={"PATH": os.environ["PATH"], "LOG_LEVEL": "error", **environment},
+        stderr=subprocess.PIPE,
+        check=True,
+    )
+
+    assert ran.stderr.decode().strip() == spans
+
+
 async def test_the_instrumentator_counts_by_route(configured: Settings, ada_id: str) -> None:
     app = main.create_app(configured)
     Instrumentator(registry=CollectorRegistry()).instrument(app).expose(app)
