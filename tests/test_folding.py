@@ -56,4 +56,4 @@ def test_names_of_tags_keep_their_accents() -> None:
     assert tag_key("Hôme") != tag_key("home")
     assert tag_key("HO\u200bME\ufe0f") == tag_key("home")
     assert folded("ＡＤＡ@Example.com") == "ada@example.com"
-    assert folded("\u1fb4") == folded("\u03b1\u0301\u03b9")  # whose case folding is decomposed
+    assert folded("\u01f0") == "\u01f0"  # whose case folding is decomposed
