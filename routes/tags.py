@@ -41,7 +41,7 @@ async def patch_tag(tag_id: TagId, tag: TagPatch, user_id: UserId) -> TagRead:
     members = tag.model_dump()
     if not members:
         return await _get(user_id, tag_id)
-    values = {"name": None, "name_key": None, "color": None, **_values(members)}
+    values = dict.fromkeys(queries.TAG_COLUMNS) | _values(members)
     while not (
         changed := await queries.UPDATE_TAG.first(
             owner=user_id, tag_id=tag_id, members=list(members), **values
