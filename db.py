@@ -100,8 +100,8 @@ class Statement(Generic[Row]):
         """Take the text; rows are dictionaries of the type in brackets: `Statement[TaskRead](...)`.
 
         `after` runs first, in the same transaction, so that this statement's snapshot includes
-        what `after` waited for. `deadline`, in seconds, replaces the default for slow statements;
-        they must begin within the default all the same.
+        what `after` waited for; if it finds no row, this one is left out. `deadline`, in seconds,
+        replaces the default for slow statements; they must begin within the default all the same.
         """
         self.text, self.deadline = sql, deadline
         self.steps = (after, self) if after else (self,)
@@ -245,9 +245,9 @@ class _Connection:
             return await self.fetch(*last, limits.end)
         await self.asyncpg.execute("BEGIN", timeout=_left(limits.begin))
         try:
-            for step in before:
-                await self.fetch(*step, limits.begin)
-            records = await self.fetch(*last, limits.end)
+            # In `before`, to find nothing is to lock nothing: what follows would not be alone.
+            is_alone = all([await self.fetch(*step, limits.begin) for step in before])
+            records = await self.fetch(*last, limits.end) if is_alone else []
         except asyncpg.PostgresError:
             await self.asyncpg.execute("ROLLBACK", timeout=_left(limits.end))
             raise

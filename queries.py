@@ -124,7 +124,10 @@ def _bump_or_create_owner(source: str = "VALUES (:owner, 1)") -> str:
 
 _LOCK_OWNER = Statement[dict[str, str]]("""
     SELECT id FROM users WHERE id = :owner FOR NO KEY UPDATE""")
-"""A statement of its own, so that the next one sees what was written while this one waited."""
+"""A statement of its own, so that the next one sees what was written while this one waited.
+
+Without an owner there is nothing to change yet, and the next one does not run.
+"""
 
 
 def _target(condition: str) -> str:

@@ -229,15 +229,17 @@ async def complete_tasks(
     change: Completion, user_id: UserId, query: Annotated[BulkFilter, Query()]
 ) -> Updated:
     """Mark many tasks done or not done. For "mark all done", send `status=pending` and true."""
-    return await queries.COMPLETE_TASKS.one(
+    done = await queries.COMPLETE_TASKS.first(
         owner=user_id, status=query.status, completed=change.completed
     )
+    return done or {"updated": 0}
 
 
 @router.delete("")
 async def delete_tasks(user_id: UserId, query: Annotated[BulkFilter, Query()]) -> Deleted:
     """Delete many tasks. For "clear completed", send `status=completed`."""
-    return await queries.DELETE_TASKS.one(owner=user_id, status=query.status)
+    done = await queries.DELETE_TASKS.first(owner=user_id, status=query.status)
+    return done or {"deleted": 0}
 
 
 def _refuse_ahead(name: str, since: int, rev: int) -> None:

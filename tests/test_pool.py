@@ -40,6 +40,16 @@ async def test_more_requests_than_connections_wait_for_their_turn(ada: Person) -
     assert {answer.status_code for answer in answers} == {200}
 
 
+async def test_a_statement_after_one_that_finds_nothing_is_left_out(ada_id: str) -> None:
+    find = db.Statement[dict[str, str]]("SELECT id FROM users WHERE id = :owner")
+    insert = db.Statement[dict[str, str]](
+        "INSERT INTO users (id) VALUES (:owner) RETURNING id", after=find
+    )
+
+    assert await insert.first(owner=ada_id) is None
+    assert await find.first(owner=ada_id) is None
+
+
 async def test_when_all_connections_hang_it_says_so_in_time_and_recovers(
     ada: Person, database: db.Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
