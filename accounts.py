@@ -252,8 +252,11 @@ class Accounts:
         }
 
     def _cookie(self) -> dict[str, Any]:
+        scope = self._request.scope
+        # The client goes on calling the prefix that it has called.
+        prefix = "/api/auth" if b"/api/auth/" in scope["raw_path"] else COOKIE_PATH
         return {
-            "path": self._request.scope.get("root_path", "") + COOKIE_PATH,
+            "path": scope.get("root_path", "") + prefix,
             "secure": self._settings.cookie_secure,
             "httponly": True,
             "samesite": self._settings.cookie_samesite,

@@ -17,7 +17,7 @@ class Call:
     headers: dict[bytes, bytes]
     """What the client sent, by lower-case name; the last of repeated ones."""
     path: str
-    """Below the root, without a trailing slash, and without the user's id before `/tasks`."""
+    """Below the root; in our own spelling, once the route is found."""
     path_user_id: str | None = None
     """The user's id that the path named, to be compared with the token's."""
     claims: Claims | None = None
@@ -37,3 +37,9 @@ def call_of(connection: Mapping[str, Any]) -> Call:
     """Return the call of a request, a WebSocket, or an ASGI scope."""
     call: Call = connection[KEY]
     return call
+
+
+def below_root(scope: Mapping[str, Any], path: str) -> str:
+    """Return the part of a path that is the service's own, behind a prefix that a proxy has."""
+    root = scope.get("root_path", "")
+    return path[len(root) :] if root and f"{path}/".startswith(f"{root}/") else path

@@ -119,6 +119,10 @@ class Statement(Generic[Row]):
             records = await _fetch(steps, limits)
         finally:
             clock.waited = max(clock.waited, time.monotonic() - began)
+        return self.read(records)
+
+    def read(self, records: "list[asyncpg.Record]") -> list[Row]:
+        """Return records as rows."""
         names = tuple(records[0].keys()) if records else ()
         # Faster than `dict(record)`, which looks up each value by name.
         rows = [dict(zip(names, record)) for record in records]  # noqa: B905  (strict costs a fifth)

@@ -85,12 +85,8 @@ _PLAIN_WORDS = {
     "model_type": "must be an object",
     "model_attributes_type": "must be an object",
     "dict_type": "must be an object",
-    "datetime_parsing": "is not a real date and time",
-    "datetime_from_date_parsing": "is not a real date and time",
-    "datetime_object_invalid": "is not a real date and time",
     "greater_than_equal": "must be {ge} or more",
     "less_than_equal": "must be {le} or less",
-    "null": "must not be null; send an object, or no body at all",
 }
 """Plain replacements for pydantic's messages, which are written for programmers."""
 

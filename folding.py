@@ -2,7 +2,7 @@
 
 import re
 from itertools import filterfalse
-from unicodedata import combining, normalize
+from unicodedata import category, combining, normalize
 
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
@@ -11,6 +11,8 @@ _INVISIBLE = re.compile(
 )
 """Unicode's Default_Ignorable_Code_Point: soft hyphens, joiners, marks of direction, and so on."""
 
+_BLANK = "\u2800"  # a Braille pattern without dots
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _ALIKE = str.maketrans("\u0131\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f", "i''''" + '""""')
 """The dotless i, and curly quotes."""
 
@@ -36,3 +38,16 @@ def search_key(text: str) -> str:
     spelled_out = normalize("NFKD", normalize("NFKD", text).casefold()).translate(_ALIKE)
     visible = _INVISIBLE.sub("", spelled_out)
     return " ".join("".join(filterfalse(combining, visible)).split())
+
+
+def has_control_characters(text: str) -> bool:
+    """Return whether there are any (C0, C1) but tab, line feed and carriage return."""
+    return not text.isprintable() and bool(_CONTROL.search(text))
+
+
+def is_visible(text: str) -> bool:
+    """Return whether one can see any of it: more than controls, separators and ignorable ones."""
+    if text.isascii() and text.isprintable():
+        return bool(text.strip())
+    seen = _INVISIBLE.sub("", text).replace(_BLANK, "")
+    return any(category(character)[0] not in "CZ" for character in seen)

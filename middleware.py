@@ -19,10 +19,9 @@ import calls
 import db
 import errors
 import logs
-from calls import Call, call_of
+from calls import Call, below_root, call_of
 
 _SANE_REQUEST_ID = re.compile(rb"[\w.:/+=-]{1,128}", re.ASCII)
-_USERS_TASKS = re.compile(r"/api/(?P<user_id>.+)/tasks(?P<rest>/.*)?", re.DOTALL)
 
 _ALWAYS = [
     (b"x-content-type-options", b"nosniff"),
@@ -91,11 +90,11 @@ class Envelope:
 
 def _call(scope: Scope) -> Call:
     given = dict(scope["headers"])
-    path, user_id = _canonical(scope)
+    path = below_root(scope, scope["path"])
     if path in {"/", "/docs"} or path.startswith("/static/"):
         # Starlette answers bad ranges in plain text, and none of our files needs range requests.
         scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"range"]
-    return Call(_request_id(given), given, path, user_id)
+    return Call(_request_id(given), given, path)
 
 
 def _request_id(given: dict[bytes, bytes]) -> str:
@@ -103,21 +102,6 @@ def _request_id(given: dict[bytes, bytes]) -> str:
     if _SANE_REQUEST_ID.fullmatch(sent := given.get(b"x-request-id", b"")):
         return sent.decode()
     return f"{random.getrandbits(128):032x}"
-
-
-def _canonical(scope: Scope) -> tuple[str, str | None]:
-    """Return the one spelling by which our routes are found, and the user's id that was in it.
-
-    `/api/tasks/` becomes `/api/tasks`, and `/api/{user_id}/tasks...` becomes `/api/tasks...` with
-    an id that `verify_jwt` compares with the token's.
-    """
-    path, root = scope["path"], scope.get("root_path", "")
-    if root and f"{path}/".startswith(f"{root}/"):
-        path = path[len(root) :]
-    path = path.rstrip("/") or "/"
-    if match := _USERS_TASKS.fullmatch(path):
-        return "/api/tasks" + (match["rest"] or ""), match["user_id"]
-    return path, None
 
 
 def _lacking(own: list[tuple[bytes, bytes]], call: Call) -> list[tuple[bytes, bytes]]:

@@ -8,8 +8,9 @@ from starlette.requests import Request
 
 from errors import bad_parameter
 from folding import search_key
-from schemas import TaskFilter, TaskRead
+from schemas import TaskFilter, TaskRead, first_moment
 from security import Cursors
+from spellings import STARTS
 
 _AS_SENT = "/?%:@!$&'()*+,;=~"
 _MEMBERS = {"created": "created_at", "updated": "updated_at"}
@@ -35,12 +36,12 @@ def next_link(request: Request, user_id: str, query: TaskFilter, last: TaskRead)
     """Return the `Link` (RFC 8288) to the page after this task."""
     cursors: Cursors = request.app.state.cursors
     name = query.sort.removeprefix("-")
-    row: dict[str, Any] = {**last}
+    row: dict[str, Any] = {**last, "due_date": last["due_date"] and first_moment(last["due_date"])}
     place = orjson.dumps([row[_MEMBERS.get(name, name)], last["id"]])
     cursor = b"cursor=" + cursors.cursor(place, _context(user_id, query)).encode()
     # Path and query as the client wrote them: the path may include the user's id.
     parts = request.scope["query_string"].split(b"&")
-    kept = [part for part in parts if part and not part.startswith(b"cursor=")]
+    kept = [part for part in parts if part and part.partition(b"=")[0] not in STARTS]
     path = b"%b?%b" % (request.scope["raw_path"], b"&".join([*kept, cursor]))
     return f'<{quote(path, _AS_SENT)}>; rel="next"'
 

@@ -12,6 +12,8 @@ from datetime import datetime
 from functools import cache
 from typing import Any, NamedTuple, TypedDict
 
+from asyncpg import Record
+
 from db import Statement
 from schemas import MAX_ID, Deleted, Sort, Status, TagRead, TaskRead, Updated, UserRead
 
@@ -36,7 +38,7 @@ def _task(tags: str = _TAGS, of: str = "tasks") -> str:
     """Name the columns of a task in an answer."""
     return f"""
         {of}.id, {_SHOWN.format(":owner::text")} AS user_id, {of}.title, {of}.description,
-        {of}.completed, {of}.priority, {of}.due_date,
+        {of}.completed, {of}.priority, {of}.due_date, {of}.due_is_day,
         {tags} AS tags, {of}.created_at, {of}.updated_at, {of}.rev"""
 
 
@@ -52,6 +54,7 @@ TASK_COLUMNS = {
     "completed": "completed",
     "priority": "priority",
     "due_date": "due_date",
+    "due_is_day": "due_date",
 }
 TAG_COLUMNS = {"name": "name", "name_key": "name", "color": "color"}
 """The columns that clients write, and the member that each belongs to."""
@@ -77,12 +80,25 @@ def _differs(table: str, columns: dict[str, str]) -> str:
 class TaskRow(TaskRead, total=False):
     """A task, and what some statements return besides."""
 
+    due_is_day: bool | None  # only in the records
     owner_rev: int
     digest: bytes
     is_stale: bool  # its tags may have changed since the statement began
     upto: int | None  # the revision with which a page of changes ends
     deleted_id: int | None
     deleted_rev: int
+
+
+class TaskStatement(Statement[TaskRow]):
+    """A statement that returns tasks."""
+
+    def read(self, records: list[Record]) -> list[TaskRow]:
+        """Return records as rows. A due date that is a day is one there."""
+        rows = super().read(records)
+        for row in rows:
+            if row.pop("due_is_day"):
+                row["due_date"] = row["due_date"].date()  # type: ignore[union-attr]
+        return rows
 
 
 def task_of(row: TaskRow) -> TaskRead:
@@ -174,8 +190,8 @@ class Shape(NamedTuple):
 
 
 @cache
-def list_tasks(shape: Shape) -> Statement[TaskRow]:
-    """List tasks: takes `owner`, `limit`, `known`, `priority` and what the shape needs.
+def list_tasks(shape: Shape) -> TaskStatement:
+    """List tasks: takes `owner`, `limit`, `offset`, `known`, `priority` and what the shape needs.
 
     That is `tag_keys`; `text`; `due_after` and `due_before`; `after` and `after_id`: the sort key,
     as text, and the id of the last task before the page.
@@ -194,10 +210,10 @@ def list_tasks(shape: Shape) -> Statement[TaskRow]:
             shape.searched,
             "AND (strpos(title_key, :text) > 0 OR strpos(description_key, :text) > 0)",
         ),
-        (shape.due, "AND due_date > :due_after AND due_date < :due_before"),
+        (shape.due, "AND due_date >= :due_after AND due_date < :due_before"),
         (shape.continued, f"AND ({key}, id) {beyond} ({after}, :after_id)"),
     ]
-    return Statement(f"""
+    return TaskStatement(f"""
         {_WITH_THE_TAGS if shape.tagged else ""}
         SELECT coalesce(users.rev, 0) AS owner_rev, found.*
         FROM (SELECT 1) AS one -- always one row: who has written nothing yet has none in `users`
@@ -209,7 +225,7 @@ def list_tasks(shape: Shape) -> Statement[TaskRow]:
             AND (:priority::text IS NULL OR priority = :priority)
             {" ".join(text for is_wanted, text in filters if is_wanted)}
             ORDER BY {key} {direction}, id {direction}
-            LIMIT :limit
+            LIMIT :limit OFFSET :offset
         ) AS found ON true""")
 
 
@@ -221,11 +237,22 @@ _REV_BEFORE = "coalesce((SELECT rev FROM users WHERE id = :owner), 0)"
 _IS_STALE = f"tasks.rev <> {_REV_BEFORE} + 1 AS is_stale"
 _NO_TAGS = "'[]'::json"
 
-GET_TASK = Statement[TaskRead](f"SELECT {_TASK} FROM tasks WHERE {_THIS_ONE}")
+GET_TASK = TaskStatement(f"SELECT {_TASK} FROM tasks WHERE {_THIS_ONE}")
+
+
+# The tags that are asked for: one of the owner's by its id, whatever it is called, or else by name.
+_WANTED = """
+    wanted AS (
+        SELECT DISTINCT ON (coalesce(tags.name_key, sent.name_key))
+            tags.id, sent.name, coalesce(tags.name_key, sent.name_key) AS name_key
+        FROM unnest(:tag_ids::bigint[], :tag_names::text[], :tag_keys::text[])
+            AS sent (id, name, name_key)
+        LEFT JOIN tags ON tags.user_id = :owner AND tags.id = sent.id
+    )"""
 
 
 def _tagged(write: str) -> str:
-    """Give the written task exactly the tags of these names, creating those that are missing.
+    """Give the written task exactly the `wanted` tags, creating those that are missing.
 
     A statement does not see its own writes in the tables, so the answer comes from RETURNING. Tags
     are looked for once the task is written, that is, once its owner is locked. A locked tag is read
@@ -235,13 +262,16 @@ def _tagged(write: str) -> str:
     task AS ({write} RETURNING {_task(_NO_TAGS)}),
     found AS (
         SELECT {_TAG}, name_key FROM tags
-        WHERE user_id = :owner AND name_key = ANY (:tag_keys) AND EXISTS (SELECT id FROM task)
+        WHERE user_id = :owner AND EXISTS (SELECT id FROM task) AND (
+            id = ANY (ARRAY(SELECT id FROM wanted))
+            OR name_key = ANY (ARRAY(SELECT name_key FROM wanted WHERE id IS NULL))
+        )
         FOR NO KEY UPDATE
     ),
     made AS (
-        INSERT INTO tags (user_id, name, name_key) SELECT :owner, wanted.name, wanted.name_key
-        FROM unnest(:tag_names::text[], :tag_keys) AS wanted (name, name_key)
-        WHERE wanted.name_key NOT IN (SELECT name_key FROM found) AND EXISTS (SELECT id FROM task)
+        INSERT INTO tags (user_id, name, name_key) SELECT :owner, name, name_key FROM wanted
+        WHERE id IS NULL AND name_key NOT IN (SELECT name_key FROM found)
+        AND EXISTS (SELECT id FROM task)
         ON CONFLICT ON CONSTRAINT tags_name DO UPDATE SET name = tags.name -- to return its row
         RETURNING {_TAG}, name_key
     ),
@@ -268,11 +298,11 @@ _FRESH_KEY = """
 
 
 @cache
-def create_task(*, is_tagged: bool = False, is_keyed: bool = False) -> Statement[TaskRead]:
+def create_task(*, is_tagged: bool = False, is_keyed: bool = False) -> TaskStatement:
     """Create a task, and its owner at the first write: takes `owner` and every column.
 
-    With tags, also `tag_names` and `tag_keys`. With a key, also `key` and `digest`, and it returns
-    no row if the key was used before.
+    With tags, also `tag_ids`, `tag_names` and `tag_keys`. With a key, also `key` and `digest`, and
+    it returns no row if the key was used before.
     """
     bump, own_id, sources = _bump_or_create_owner(), "", "bump"
     if is_keyed:
@@ -281,11 +311,11 @@ def create_task(*, is_tagged: bool = False, is_keyed: bool = False) -> Statement
     new = f"""
         INSERT INTO tasks (user_id, rev, created_at, updated_at, {_listed(TASK_COLUMNS)}{own_id})
         SELECT :owner, rev, moment, moment, {_listed(TASK_COLUMNS, ":")}{own_id} FROM {sources}"""
-    rest = f", {_tagged(new)}" if is_tagged else f"{new} RETURNING {_task(_NO_TAGS)}"
-    return Statement(f"WITH {bump} {rest}")
+    rest = f", {_WANTED}, {_tagged(new)}" if is_tagged else f"{new} RETURNING {_task(_NO_TAGS)}"
+    return TaskStatement(f"WITH {bump} {rest}")
 
 
-FIND_REPEATED = Statement[TaskRow](f"""
+FIND_REPEATED = TaskStatement(f"""
     SELECT digest, {_TASK} FROM idempotency_keys
     LEFT JOIN tasks ON tasks.user_id = :owner AND tasks.id = task_id
     WHERE idempotency_keys.user_id = :owner AND key = :key""")
@@ -296,7 +326,7 @@ _UPDATE = f"""
         = ROW ({_given("tasks", TASK_COLUMNS)}, bump.rev, bump.moment)
     FROM bump WHERE {_THIS_ONE}"""
 
-UPDATE_TASK = Statement[TaskRow](f"""
+UPDATE_TASK = TaskStatement(f"""
     WITH {_target(f"{_MATCHES} AND {_differs('tasks', TASK_COLUMNS)}")}, {_BUMP}
     {_UPDATE} RETURNING {_TASK}, {_IS_STALE}""")
 """Change the members named in `members`: takes all columns. No row: nothing would change."""
@@ -304,18 +334,18 @@ UPDATE_TASK = Statement[TaskRow](f"""
 _HAS_OTHER_TAGS = """
     ARRAY(
         SELECT name_key FROM task_tags JOIN tags ON tags.user_id = :owner AND tags.id = tag_id
-        WHERE task_tags.user_id = :owner AND task_id = :task_id ORDER BY name_key COLLATE "C"
-    ) <> :tag_keys"""
+        WHERE task_tags.user_id = :owner AND task_id = :task_id ORDER BY name_key
+    ) <> ARRAY(SELECT name_key FROM wanted ORDER BY name_key)"""
 _WOULD_CHANGE = f"({_differs('tasks', TASK_COLUMNS)} OR {_HAS_OTHER_TAGS})"
 
-UPDATE_TAGGED_TASK = Statement[TaskRow](
+UPDATE_TAGGED_TASK = TaskStatement(
     f"""
-    WITH {_target(f"{_MATCHES} AND {_WOULD_CHANGE}")}, {_BUMP}, {_tagged(_UPDATE)}""",
+    WITH {_WANTED}, {_target(f"{_MATCHES} AND {_WOULD_CHANGE}")}, {_BUMP}, {_tagged(_UPDATE)}""",
     after=_LOCK_OWNER,
 )
-"""The same with `tag_names` and `tag_keys`, which are in the order of their code points."""
+"""The same with `tag_ids`, `tag_names` and `tag_keys`."""
 
-TOGGLE_TASK = Statement[TaskRow](f"""
+TOGGLE_TASK = TaskStatement(f"""
     WITH {_target(_MATCHES)}, {_BUMP}
     UPDATE tasks SET completed = NOT completed, rev = bump.rev, updated_at = bump.moment
     FROM bump WHERE {_THIS_ONE}
@@ -404,13 +434,13 @@ DELETE_TAG: Statement[dict[str, int]] = _bulk(f"""
     DELETE FROM tags WHERE {_THIS_TAG} AND EXISTS (SELECT rev FROM bump) RETURNING id""")
 
 
-def _relink(change: str, tag_ids: str) -> Statement[TaskRead]:
+def _relink(change: str, tag_ids: str) -> TaskStatement:
     """Change a task's tags, and give it a revision if that changes anything."""
     sql = f"""
         WITH target AS ({change} RETURNING task_id AS id), {_BUMP}
         UPDATE tasks SET rev = bump.rev, updated_at = bump.moment FROM bump WHERE {_THIS_ONE}
         RETURNING {_task(_as_json(f"tags WHERE user_id = :owner AND id IN ({tag_ids})"))}"""
-    return Statement(sql, after=_LOCK_OWNER)
+    return TaskStatement(sql, after=_LOCK_OWNER)
 
 
 _LINKED = "SELECT tag_id FROM task_tags WHERE user_id = :owner AND task_id = tasks.id"
@@ -447,7 +477,7 @@ _ON_PAGE = f"""
     user_id = :owner AND rev > :since AND rev <= (SELECT coalesce(upto, {MAX_ID}) FROM page)"""
 
 # A full join appends one list to the other, because no task is in both.
-LIST_CHANGES = Statement[TaskRow](f"""
+LIST_CHANGES = TaskStatement(f"""
     WITH revs AS (
         (SELECT rev FROM tasks WHERE user_id = :owner AND rev > :since ORDER BY rev LIMIT 500)
         UNION ALL

@@ -6,6 +6,7 @@ eighth. Whatever is not simple enough for this is run by FastAPI all the same.
 
 import asyncio
 import re
+from codecs import BOM_UTF8
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import fields
@@ -22,14 +23,15 @@ from fastapi.dependencies.utils import get_typed_return_annotation
 from fastapi.exceptions import RequestValidationError
 from fastapi.params import Form
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import from_json
 from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 from typing_extensions import is_typeddict
 
-from calls import call_of
+import spellings
+from calls import below_root, call_of
 from errors import Problem
 
 MAX_BODY_BYTES = 64 * 1024
@@ -95,15 +97,29 @@ class FastPath:
         routes = scope["app"].routes
         if self._number != len(routes):
             self._number, self._places = len(routes), _places(routes)
-        path = call_of(scope).path
+        call = call_of(scope)
+        is_known, operation = self._look_up(scope, call.path)
+        if not is_known:
+            sent = below_root(scope, scope["raw_path"].decode("latin-1"))
+            path, user_id = spellings.path(sent)
+            is_known, operation = self._look_up(scope, path)
+            if not is_known:
+                return None
+            call.path, call.path_user_id = path, user_id
+        # Also for FastAPI's router, which answers if the method is another.
+        scope["path"] = scope.get("root_path", "") + call.path
+        return operation
+
+    def _look_up(self, scope: Scope, path: str) -> "tuple[bool, Operation | None]":
+        """Return whether there is anything at a path, and what runs the request, if we do."""
+        is_known = False
         for place in self._places.get(path.count("/"), ()):
             if match := place.pattern.match(path):
-                # Also for FastAPI's router, which answers if the method is another.
-                scope["path"] = scope.get("root_path", "") + path
+                is_known = True
                 if scope["method"] in place.operations:
                     scope["path_params"] = match.groupdict()
-                    return place.operations[scope["method"]]
-        return None
+                    return True, place.operations[scope["method"]]
+        return is_known, None
 
 
 class _Place(NamedTuple):
@@ -249,16 +265,27 @@ async def _arguments(
 async def _add_body(
     field: _Field, request: Request, values: dict[str, Any], errors: list[Any]
 ) -> None:
-    is_form = isinstance(field.field_info, Form)
+    is_form, is_required = isinstance(field.field_info, Form), field.field_info.is_required()
     if body := await _read(request, "x-www-form-urlencoded" if is_form else "json"):
         document = dict(parse_qsl(body.decode(errors="replace"))) if is_form else _parse(body)
-        if document is None:
-            errors.append({"type": "null", "loc": ("body",)})
+        if not is_required and (document is None or document == {}):
             return
-        values[field.name], wrong = field.validate(document, loc=("body",))
-        errors += wrong
-    elif field.field_info.is_required():
+        ignores = request.app.state.settings.unknown_fields == "ignore"
+        try:
+            values[field.name] = _validator(field).validate_python(
+                document, extra="ignore" if ignores else None
+            )
+        except ValidationError as error:
+            found = error.errors(include_url=False)
+            errors += [{**each, "loc": ("body", *each["loc"])} for each in found]
+    elif is_required:
         errors.append({"type": "missing", "loc": ("body",)})
+
+
+@cache
+def _validator(field: _Field) -> TypeAdapter[Any]:
+    """Return what validates a body; FastAPI's own could not be told to drop unknown members."""
+    return TypeAdapter(field.field_info.annotation)
 
 
 def _query(request: Request, field: _Field) -> tuple[Any, list[Any]]:
@@ -290,7 +317,8 @@ def _read_query(sent: bytes, field: _Field) -> tuple[Any, list[Any]]:
 def _lists(query: _Field) -> frozenset[str]:
     model: Any = query.field_info.annotation
     fields = model.model_fields.items()
-    return frozenset(name for name, field in fields if get_origin(field.annotation) is list)
+    own = {name for name, field in fields if get_origin(field.annotation) is list}
+    return frozenset(own | {name for name, meant in spellings.PARAMETERS.items() if meant in own})
 
 
 async def _read(request: Request, subtype: str) -> bytes:
@@ -328,7 +356,7 @@ def _parse(body: bytes) -> Any:  # noqa: ANN401  (any JSON value)
     Unlike the standard library's, this parser refuses NaN, lone surrogates and deep nesting.
     """
     try:
-        return from_json(body, allow_inf_nan=False)
+        return from_json(body.removeprefix(BOM_UTF8), allow_inf_nan=False)
     except ValueError as error:
         detail = f"The body is not valid JSON: {error}."
         errors = [{"detail": detail, "pointer": "#"}]

@@ -7,35 +7,42 @@ checked it, and it is not copied into a model on its way out.
 import contextlib
 import re
 import unicodedata
-from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from collections.abc import Container
+from datetime import UTC, date, datetime, time
+from typing import Annotated, Any, Literal, NotRequired, Self
 
 import orjson
 from email_validator import EmailNotValidError, validate_email
 from pydantic import (
     MISSING,
     AfterValidator,
-    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
+    PlainValidator,
+    PrivateAttr,
     StrictBool,
     StringConstraints,
     model_validator,
 )
 from typing_extensions import TypedDict
 
+import spellings
+from folding import has_control_characters, is_visible
 from models import Priority
 
 MAX_ID = 2**63 - 1
 MAX_TAGS = 20
 
+_DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 FIRST_MOMENT = datetime.min.replace(tzinfo=UTC)
 LAST_MOMENT = datetime.max.replace(tzinfo=UTC)
 """The database driver reads these as minus and plus infinity."""
 
+_OUT_OF_RANGE = "must be from 0001-01-02 to 9999-12-31 in UTC"
 _COLOR = r"^#[0-9A-Fa-f]{6}$"
 _READ_ONLY = frozenset({"id", "user_id", "created_at", "updated_at", "rev"})
 
@@ -43,6 +50,14 @@ _READ_ONLY = frozenset({"id", "user_id", "created_at", "updated_at", "rev"})
 def _no_nul(text: str) -> str:
     if "\0" in text:
         raise ValueError("must not contain the NUL character")
+    return text
+
+
+def _readable(text: str) -> str:
+    if has_control_characters(text):
+        raise ValueError("must not contain control characters")
+    if not is_visible(text):
+        raise ValueError("needs a character that can be seen")
     return text
 
 
@@ -54,28 +69,42 @@ def _nfkc(value: object) -> object:
     return value
 
 
-def _rfc3339(value: object) -> object:
-    # Pydantic alone would also accept Unix times and strings of digits.
-    if not isinstance(value, str) or not _RFC3339.fullmatch(value):
-        raise ValueError("must be a timestamp with an offset, like 2026-11-20T10:00:00Z (RFC 3339)")
-    return value
+def first_moment(due: date) -> datetime:
+    """Return the moment in UTC for which a due date is sorted and filtered."""
+    return due if isinstance(due, datetime) else datetime.combine(due, time(), UTC)
 
 
-def _utc(moment: datetime) -> datetime:
-    with contextlib.suppress(OverflowError):
-        moment = moment.astimezone(UTC)
-        if FIRST_MOMENT < moment < LAST_MOMENT:
-            return moment
-    raise ValueError("is out of range in UTC")
+def _due_date(value: object) -> date | None:
+    """Parse a day or a moment. Pydantic alone would also accept Unix times, and guess which."""
+    if value == "":
+        return None
+    is_day = isinstance(value, str) and _DAY.fullmatch(value)
+    if not isinstance(value, str) or not (is_day or _RFC3339.fullmatch(value)):
+        raise ValueError(
+            "must be a day like 2026-11-20, or a timestamp with an offset"
+            " like 2026-11-20T10:00:00Z (RFC 3339)"
+        )
+    try:
+        if is_day:
+            due: date = date.fromisoformat(value)
+        else:
+            due = datetime.fromisoformat(value.upper()).astimezone(UTC)
+    except OverflowError:
+        raise ValueError(_OUT_OF_RANGE) from None
+    except ValueError:
+        raise ValueError("is not a real date or time") from None
+    if not FIRST_MOMENT < first_moment(due) < LAST_MOMENT:
+        raise ValueError(_OUT_OF_RANGE)
+    return due
 
 
-def _name_of(tag: object) -> object:
-    # Of a tag object, as clients read it, only the name counts.
-    if isinstance(tag, dict):
-        if tag.keys() - TagRead.__annotations__.keys():
-            raise ValueError("has a member that tags do not have; /docs lists theirs")
-        return tag.get("name")
-    return tag
+def _tag_input(tag: object) -> object:
+    return {"name": tag} if isinstance(tag, str) else tag
+
+
+def _known_id(tag_id: object) -> int | None:
+    # Whatever else a client takes for an id is no tag's, so that the name counts.
+    return tag_id if type(tag_id) is int and 0 < tag_id <= MAX_ID else None
 
 
 def _parsed(tags: object) -> object:
@@ -118,12 +147,15 @@ def _text(longest: int, shortest: int = 1, *, strip: bool = True) -> tuple[objec
     return rules, AfterValidator(_no_nul)
 
 
-Title = Annotated[str, *_text(200)]
+Title = Annotated[str, *_text(200), AfterValidator(_readable)]
 Description = Annotated[str, *_text(1000, 0, strip=False)]
 SearchText = Annotated[str, *_text(200, strip=False)]
-TagName = Annotated[str, *_text(50)]
-Name = Annotated[str, *_text(100)]
-Timestamp = Annotated[AwareDatetime, BeforeValidator(_rfc3339), AfterValidator(_utc)]
+TagName = Annotated[str, *_text(50), AfterValidator(_readable)]
+Name = Annotated[str, *_text(100), AfterValidator(_readable)]
+DueDate = Annotated[
+    date | datetime, PlainValidator(_due_date, json_schema_input_type=date | datetime)
+]
+DueMoment = Annotated[DueDate, AfterValidator(first_moment)]
 _EMAIL = _text(254, 0)
 Email = Annotated[str, *_EMAIL, AfterValidator(_email)]
 GivenEmail = Annotated[str, *_EMAIL, AfterValidator(_as_kept)]
@@ -145,11 +177,26 @@ class TagRead(TypedDict):
     color: Annotated[str | None, Field(examples=["#22aa66"])]
 
 
-TagNames = Annotated[
-    list[Annotated[TagName, BeforeValidator(_name_of, json_schema_input_type=TagName | TagRead)]],
+class TagInput(TypedDict):
+    """A tag of a task that is written: one of the owner's if the id is, else one of this name."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    id: NotRequired[Annotated[Any, PlainValidator(_known_id, json_schema_input_type=int)]]
+    name: TagName
+    color: NotRequired[Any]
+
+
+TagInputs = Annotated[
+    list[
+        Annotated[TagInput, BeforeValidator(_tag_input, json_schema_input_type=TagName | TagRead)]
+    ],
     Field(
         max_length=MAX_TAGS,
-        description="Names, or tags as returned. Unknown names become new tags.",
+        description=(
+            "Names, or tags as returned, which mean the tag with their id whatever it is called by"
+            " now. Unknown names become new tags."
+        ),
         examples=[["home", {"id": 3, "name": "garden", "color": "#22aa66"}]],
     ),
 ]
@@ -164,7 +211,7 @@ class TaskRead(TypedDict):
     description: Annotated[str | None, Field(examples=[None])]
     completed: Annotated[bool, Field(examples=[False])]
     priority: Annotated[Priority, Field(examples=["medium"])]
-    due_date: Annotated[datetime | None, Field(examples=[None])]
+    due_date: Annotated[date | datetime | None, Field(examples=[None])]
     tags: Annotated[list[TagRead], BeforeValidator(_parsed)]
     created_at: Annotated[datetime, Field(examples=["2026-11-20T10:00:00Z"])]
     updated_at: Annotated[datetime, Field(examples=["2026-11-20T10:00:00Z"])]
@@ -226,35 +273,40 @@ class _Body(_Strict):
         return body
 
 
-class TaskPatch(_Body):
+class _TaskBody(_Body):
+    """A body whose members may have other spellings."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_our_words(cls, body: Any) -> Any:  # noqa: ANN401  (JSON is anything)
+        if isinstance(body, dict) and not spellings.MEMBERS.keys().isdisjoint(body):
+            return spellings.task_members(body)
+        return body
+
+
+class TaskPatch(_TaskBody):
     """Any fields of a task: omitted ones keep their value."""
 
     title: Title | MISSING = Field(MISSING, examples=["Buy oat milk"])
     description: Description | MISSING | None = Field(MISSING, examples=["Two litres."])
     completed: StrictBool | MISSING = Field(MISSING, examples=[True])
     priority: Priority | MISSING = Field(MISSING, examples=["high"])
-    due_date: Timestamp | MISSING | None = Field(MISSING, examples=["2026-12-01T17:00:00Z"])
-    tags: TagNames | MISSING = MISSING
+    due_date: DueDate | MISSING | None = Field(MISSING, examples=["2026-12-01"])
+    tags: TagInputs | MISSING = MISSING
 
 
-class TaskUpdate(TaskPatch):
-    """A whole task, or its title and the fields to change."""
-
-    title: Title = Field(examples=["Buy oat milk"])
-
-
-class TaskCreate(_Body):
+class TaskCreate(_TaskBody):
     """A new task; only the title is required."""
 
     title: Title = Field(examples=["Buy milk"])
     description: Description | None = Field(None, examples=["Two litres."])
     completed: StrictBool = False
     priority: Priority = "medium"
-    due_date: Timestamp | None = Field(None, examples=["2026-12-01T17:00:00Z"])
-    tags: TagNames = Field(default_factory=list)
+    due_date: DueDate | None = Field(None, examples=["2026-12-01"])
+    tags: TagInputs = Field(default_factory=list)
 
 
-class Completion(_Body):
+class Completion(_TaskBody):
     """Whether a task is done."""
 
     completed: StrictBool = Field(examples=[True])
@@ -319,7 +371,20 @@ class AccountDeletion(_Strict):
     password: Password = Field(examples=["correct horse battery"])
 
 
-class LogoutQuery(_Strict):
+class _Query(_Strict):
+    """A query: an empty value counts as absent, and a parameter that is not known is refused."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_absent(cls, given: Any) -> Any:  # noqa: ANN401  (as in pydantic)
+        return cls._without_empty(given, cls.model_fields)
+
+    @staticmethod
+    def _without_empty(given: dict[str, Any], known: Container[str]) -> dict[str, Any]:
+        return {n: v for n, v in given.items() if v not in ("", [""]) or n not in known}
+
+
+class LogoutQuery(_Query):
     """Which sessions to end."""
 
     everywhere: bool = Field(
@@ -346,8 +411,8 @@ Sort = Literal[
 """What tasks are sorted by; a leading `-` means descending."""
 
 
-class TaskFilter(_Strict):
-    """The query of the list; unknown parameters are refused."""
+class TaskFilter(_Query):
+    """The query of the list."""
 
     status: Status = Field("all", description="Only pending, or only completed tasks.")
     priority: Priority | None = Field(
@@ -367,11 +432,11 @@ class TaskFilter(_Strict):
         ),
         examples=["milk"],
     )
-    due_before: Timestamp | None = Field(
-        None, description="Only tasks due before this.", examples=["2026-12-01T00:00:00Z"]
+    due_after: DueMoment | None = Field(
+        None, description="Only tasks due at this day or moment, or later.", examples=["2026-11-20"]
     )
-    due_after: Timestamp | None = Field(
-        None, description="Only tasks due after this.", examples=["2026-11-20T00:00:00Z"]
+    due_before: DueMoment | None = Field(
+        None, description="Only tasks due before this day or moment.", examples=["2026-12-01"]
     )
     sort: Sort = Field(
         "-created",
@@ -389,15 +454,30 @@ class TaskFilter(_Strict):
         description="Where to continue, from the `Link` of a response to the same query.",
         examples=["q83vEjRWeJCrze8SNFZ4kFsiMjAyNi0xMS0yMFQxMDowMDowMCswMDowMCIsMV0"],
     )
+    _offset: int = PrivateAttr(0)
+
+    @property
+    def offset(self) -> int:
+        """How many tasks to pass over, for those who count them; it has no name of its own."""
+        return self._offset
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_our_words(cls, given: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:  # noqa: ANN401  (as in pydantic)
+        sent = cls._without_empty(given, {*cls.model_fields, *spellings.LIST_NAMES})
+        query, page, offset = spellings.list_query(sent)
+        found = handler(query)
+        found._offset = offset + page * found.limit  # noqa: SLF001  (its own)
+        return found
 
 
-class ChangesFilter(_Strict):
+class ChangesFilter(_Query):
     """The query of the changes."""
 
     since: Revision = Field(description="The `rev` of the last response; 0 at first.")
 
 
-class EventsFilter(_Strict):
+class EventsFilter(_Query):
     """The query of the live changes."""
 
     since: Revision | None = Field(
@@ -405,7 +485,7 @@ class EventsFilter(_Strict):
     )
 
 
-class BulkFilter(_Strict):
+class BulkFilter(_Query):
     """The query of a bulk change; the status is required."""
 
     status: Status = Field(description="Which of your tasks are meant.")

@@ -136,6 +136,7 @@ class Settings(BaseSettings):
     cookie_secure: bool = True
     cookie_samesite: Annotated[Literal["lax", "strict", "none"], AnyCase] = "lax"
     cors_origins: Origins = ("http://localhost:3000", "http://localhost:5173")
+    unknown_fields: Annotated[Literal["refuse", "ignore"], AnyCase] = "refuse"
     rate_limit: RateLimit | None = "600/minute"
     auth_rate_limit: RateLimit | None = "10/minute"
     refresh_rate_limit: RateLimit | None = "30/minute"

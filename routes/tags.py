@@ -16,7 +16,7 @@ router = APIRouter(
     prefix="/api/tags",
     tags=["tags"],
     route_class=Route,
-    responses=OWNED,
+    responses=OWNED | answers("wrong_user"),
 )
 
 NOT_FOUND = answers("tag_not_found")
@@ -33,6 +33,18 @@ async def list_tags(user_id: UserId) -> list[TagRead]:
 async def create_tag(tag: TagCreate, user_id: UserId) -> TagRead:
     """Create a tag. Names are unique per user, ignoring case."""
     return await queries.CREATE_TAG.one(owner=user_id, **_values(tag.model_dump()))
+
+
+@router.get("/{tag_id}", responses=NOT_FOUND)
+async def get_tag(tag_id: TagId, user_id: UserId) -> TagRead:
+    """Get one of your tags."""
+    return await _get(user_id, tag_id)
+
+
+@router.put("/{tag_id}", responses=NOT_FOUND | TAKEN | BODY)
+async def update_tag(tag_id: TagId, tag: TagPatch, user_id: UserId) -> TagRead:
+    """Update a tag: the same as `PATCH`."""
+    return await patch_tag(tag_id, tag, user_id)
 
 
 @router.patch("/{tag_id}", responses=NOT_FOUND | TAKEN | BODY)

@@ -1,5 +1,6 @@
 """The tasks of the user named in the token."""
 
+from datetime import datetime
 from hashlib import sha256
 from typing import Annotated, Any, NoReturn
 
@@ -40,8 +41,8 @@ from schemas import (
     TaskFilter,
     TaskPatch,
     TaskRead,
-    TaskUpdate,
     Updated,
+    first_moment,
 )
 
 router = APIRouter(
@@ -173,9 +174,10 @@ async def create_task(
     task: TaskCreate, user_id: UserId, key: IdempotencyKey, request: Request, response: Response
 ) -> TaskRead:
     """Create a task. `Location` is its path. With an `Idempotency-Key` it is safe to repeat."""
-    values = _values(task.model_dump())
+    values = _NO_VALUES | _values(task.model_dump())
     statement = queries.create_task(is_tagged=bool(task.tags), is_keyed=key is not None)
     digest = sha256(orjson.dumps(values, option=orjson.OPT_SORT_KEYS)).digest() if key else None
+    created: TaskRead | None
     while not (created := await statement.first(owner=user_id, key=key, digest=digest, **values)):
         if repeated := await queries.FIND_REPEATED.first(owner=user_id, key=key):
             created = _repeated(repeated, digest)
@@ -189,9 +191,9 @@ async def create_task(
 
 @router.put("/{task_id}", responses=WITH_ETAG | CHANGED | BODY)
 async def update_task(
-    task_id: TaskId, task: TaskUpdate, user_id: UserId, match: IfMatch, response: Response
+    task_id: TaskId, task: TaskPatch, user_id: UserId, match: IfMatch, response: Response
 ) -> TaskRead:
-    """Update a task. Omitted fields keep their value; null clears `description` and `due_date`."""
+    """Update a task: the same as `PATCH`, so a task that was read can be sent back."""
     return _with_etag(await _change(user_id, task_id, match, task), response)
 
 
@@ -199,7 +201,7 @@ async def update_task(
 async def patch_task(
     task_id: TaskId, task: TaskPatch, user_id: UserId, match: IfMatch, response: Response
 ) -> TaskRead:
-    """Change some fields of a task. Omitted fields keep their value, as in `PUT`."""
+    """Change any fields of a task. Omitted ones keep their value; null clears those that may be."""
     return _with_etag(await _change(user_id, task_id, match, task), response)
 
 
@@ -279,6 +281,7 @@ def _read(query: TaskFilter) -> tuple[Statement[queries.TaskRow], dict[str, Any]
         "text": text,
         "due_after": query.due_after or FIRST_MOMENT,
         "due_before": query.due_before or LAST_MOMENT,
+        "offset": query.offset,
         "limit": query.limit + 1,  # one more than asked for, to know whether there are more
     }
     return queries.list_tasks(shape), values
@@ -365,7 +368,7 @@ def _repeated(row: queries.TaskRow, digest: bytes | None) -> TaskRead:
     return found(queries.task_of(row) if row["id"] is not None else None)
 
 
-_NO_VALUES = dict.fromkeys(queries.TASK_COLUMNS)
+_NO_VALUES = dict.fromkeys(queries.TASK_COLUMNS) | {"due_is_day": False}
 
 
 def _values(members: dict[str, Any]) -> dict[str, Any]:
@@ -373,14 +376,22 @@ def _values(members: dict[str, Any]) -> dict[str, Any]:
 
     Of two spellings of a tag the first counts.
     """
-    names = {tag_key(name): name for name in reversed(members.get("tags", []))}
-    keys = {
+    values = members | {
         f"{name}_key": members[name] and search_key(members[name])
         for name in ("title", "description")
         if name in members
     }
-    tag_keys = sorted(names)
-    return members | keys | {"tag_keys": tag_keys, "tag_names": [names[key] for key in tag_keys]}
+    if due := members.get("due_date"):
+        values |= {"due_date": first_moment(due), "due_is_day": not isinstance(due, datetime)}
+    tags = {
+        (tag.get("id"), tag_key(tag["name"])): tag["name"]
+        for tag in reversed(members.get("tags", []))
+    }
+    return values | {
+        "tag_ids": [tag_id for tag_id, _ in tags],
+        "tag_names": [*tags.values()],
+        "tag_keys": [key for _, key in tags],
+    }
 
 
 async def _relink(user_id: str, task_id: int, tag_id: int, *, wanted: bool) -> TaskRead:

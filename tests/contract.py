@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 from jsonschema import Draft202012Validator
 
+import spellings
 from errors import CODES
 
 ERROR = 400
@@ -65,7 +66,7 @@ class Contract:
         assert problem["detail"]
 
     def _operation(self, request: httpx.Request) -> dict[str, Any] | None:
-        path = re.sub(r"^/api/.+/tasks(?=/|$)", "/api/tasks", request.url.path.rstrip("/"))
+        path, _ = spellings.path(request.url.raw_path.partition(b"?")[0].decode())
         for pattern, operations in self._paths:
             if pattern.fullmatch(path):
                 operation: dict[str, Any] | None = operations.get(request.method.lower())

@@ -16,7 +16,9 @@ BODIES: dict[str, bytes] = {
     "comment": b'{"title": "x"} // y',
     "not UTF-8": b'{"title": "\xff"}',
     "UTF-16": '{"title": "x"}'.encode("utf-16"),
-    "byte order mark": b'\xef\xbb\xbf{"title": "x"}',
+    "two byte order marks": b'\xef\xbb\xbf\xef\xbb\xbf{"title": "x"}',
+    "byte order mark alone": b"\xef\xbb\xbf",
+    "byte order mark of UTF-16": b"\xff\xfe" + '{"title": "x"}'.encode("utf-16-le"),
     "array": b'[{"title": "x"}]',
     "string": b'"x"',
     "number": b"1",
@@ -41,7 +43,6 @@ BODIES: dict[str, bytes] = {
 }
 
 MEMBERS: dict[str, dict[str, Any]] = {
-    "title missing": {},
     "title null": {"title": None},
     "title empty": {"title": ""},
     "title blank": {"title": " \t\n\u00a0\u2003"},
@@ -60,15 +61,35 @@ MEMBERS: dict[str, dict[str, Any]] = {
     "completed null": {"title": "x", "completed": None},
     "completed 1.0": {"title": "x", "completed": 1.0},
     "priority unknown": {"title": "x", "priority": "urgent"},
-    "priority upper case": {"title": "x", "priority": "HIGH"},
     "priority a number": {"title": "x", "priority": 1},
     "priority null": {"title": "x", "priority": None},
     "priority a list": {"title": "x", "priority": ["low"]},
     "due naive": {"title": "x", "due_date": "2026-12-01T17:00:00"},
-    "due a date": {"title": "x", "due_date": "2026-12-01"},
+    "due February 30, a day": {"title": "x", "due_date": "2026-02-30"},
+    "due month 13, a day": {"title": "x", "due_date": "2026-13-01"},
+    "due year 0, a day": {"title": "x", "due_date": "0000-12-31"},
+    "due the first day": {"title": "x", "due_date": "0001-01-01"},
+    "due year 10000, a day": {"title": "x", "due_date": "10000-01-01"},
+    "due a week": {"title": "x", "due_date": "2026-W49-1"},
+    "due without dashes": {"title": "x", "due_date": "20261201"},
+    "due a day of other digits": {"title": "x", "due_date": "٢٠٢٦-12-01"},
+    "due a day and a space": {"title": "x", "due_date": "2026-12-01 "},
+    "due two spellings": {"title": "x", "due_date": None, "dueDate": "2026-12-01"},
     "due a number": {"title": "x", "due_date": 1_800_000_000},
     "due digits": {"title": "x", "due_date": "1800000000"},
-    "due empty": {"title": "x", "due_date": ""},
+    "due blank": {"title": "x", "due_date": " "},
+    "completed twice": {"title": "x", "completed": True, "isCompleted": True},
+    "completed and status": {"title": "x", "completed": True, "status": "done"},
+    "status unknown": {"title": "x", "status": "in_progress"},
+    "status a number": {"title": "x", "status": 1},
+    "status null": {"title": "x", "status": None},
+    "isCompleted a word": {"title": "x", "isCompleted": "yes"},
+    "title invisible": {"title": "\u200b\u2800\u3164"},
+    "title a control character": {"title": "a\x1bb"},
+    "title C1": {"title": "a\x85b"},
+    "title DEL": {"title": "a\x7fb"},
+    "tag invisible": {"title": "x", "tags": ["\u2800"]},
+    "tag a control character": {"title": "x", "tags": ["a\x07b"]},
     "due tomorrow": {"title": "x", "due_date": "tomorrow"},
     "due month 13": {"title": "x", "due_date": "2026-13-01T00:00:00Z"},
     "due February 30": {"title": "x", "due_date": "2026-02-30T00:00:00Z"},
@@ -134,26 +155,30 @@ IDS = [
 
 QUERIES = [
     *(
-        "priority=",
         "priority=urgent",
-        "priority=HIGH",
         "priority=low&priority=high",
         "priority=%00",
     ),
-    *("sort=", "sort=-", "sort=name", "sort=CREATED", "sort=--created", "sort=%2Bcreated"),
-    *("sort=created,title", "sort=created&sort=title", "sort=id", "sort=created_at", "sort=%00"),
-    *("tag=", "tag=%20", "tag=a%00b", "tag=" + "x" * 51, "tag=home&tag=", "tags=home", "tag[]=x"),
+    *("sort=-", "sort=name", "sort=CREATED", "sort=--created", "sort=%2Bcreated"),
+    *("sort=created,title", "sort=created&sort=title", "sort=id", "sort=__proto__", "sort=%00"),
+    *(
+        "tag=%20",
+        "tag=a%00b",
+        "tag=" + "x" * 51,
+        "tag=home&tag=",
+        "tags=home&tag=home",
+        "tag[]=x&tags[]=x",
+    ),
     "&".join(f"tag=t{number}" for number in range(21)),
-    *("search=", "search=%00", "search=" + "x" * 201, "search=a&search=b"),
-    *("due_before=", "due_before=2026-12-01", "due_before=2026-12-01T17:00:00"),
+    *("search=%00", "search=" + "x" * 201, "search=a&search=b"),
+    *("due_before=2026-02-30", "due_before=0001-01-01", "due_before=2026-12-01T17:00:00"),
     *("due_after=1800000000", "due_after=2026-13-01T00:00:00Z", "due_after=tomorrow"),
     *("due_after=2026-12-01T17:00:00+01:00", "due_after=0001-01-01T00:00:00Z", "due_after=%00"),
     *("due_before=9999-12-31T23:59:59.999999Z", "due_before=infinity", "due_date=x"),
-    *("cursor=", "cursor=x", "cursor=%00", "cursor=" + "A" * 60, "cursor=" + "A" * 5000),
+    *("cursor=x", "cursor=%00", "cursor=" + "A" * 60, "cursor=" + "A" * 5000),
     *("cursor=é", "cursor=%ff", "cursor=WyIiLDFd", "cursor=null", "cursor=" + "=" * 20),
-    *("status=", "status=done", "status=PENDING", "status=1", "status=%00", "status[]=all"),
+    *("status=in_progress", "status=1", "status=%00", "status[]=all"),
     *(
-        "limit=",
         "limit=0",
         "limit=-1",
         "limit=501",
@@ -166,7 +191,33 @@ QUERIES = [
     *(
         "status=pending&status=all",
         "limit=1&limit=2",
-        "offset=1",
+        "offset=-1",
+        "offset=1_0",
+        "offset=99999999999999999",
+        "skip=x",
+        "skip=1&offset=1",
+        "page=0",
+        "page=1.5",
+        "page=-1",
+        "page=1&skip=1",
+        "page=1&limit=0",
+        "page_size=0",
+        "page_size=5&limit=5",
+        "per_page=501",
+        "page=1&cursor=x",
+        "sort_by=__proto__",
+        "sort_by=title&sort=title",
+        "sort_by=a&sortBy=a",
+        "sort_by=title&sort_by=title",
+        "order=up",
+        "order=asc&sort_order=asc",
+        "order=asc&order=asc",
+        "completed=maybe",
+        "completed=true&status=pending",
+        "q=a&search=b",
+        "todo=1",
+        "sort_BY=title",
+        "x=",
         "unknown=1",
         "Status=all",
         "status=all&x",
@@ -213,8 +264,15 @@ async def test_members_against_the_rules_are_refused(ada: Person, members: dict[
 
     for response in (created, updated):
         assert_helpful(response, 422)
-        assert response.json()["errors"][0]["pointer"].startswith("#/")
+        assert response.json()["errors"][0]["pointer"].startswith("#")
     assert (await ada.get("/api/tasks")).json() == [task]
+
+
+async def test_a_task_needs_a_title(ada: Person) -> None:
+    response = await ada.post("/api/tasks", json={})
+
+    assert_helpful(response, 422)
+    assert response.json()["errors"] == [{"detail": "is required", "pointer": "#/title"}]
 
 
 @pytest.mark.parametrize(
@@ -224,11 +282,11 @@ async def test_members_against_the_rules_are_refused(ada: Person, members: dict[
         ([], "body: must be an object"),
         (
             {"title": "x", "due_date": "2026-13-01T00:00:00Z"},
-            "due_date: is not a real date and time",
+            "due_date: is not a real date or time",
         ),
         (
             {"title": "x", "due_date": "2026-02-30T00:00:00Z"},
-            "due_date: is not a real date and time",
+            "due_date: is not a real date or time",
         ),
     ],
 )
@@ -242,18 +300,6 @@ async def test_malformed_ids_are_refused(ada: Person, method: str, task_id: str)
     response = await ada.request(method, f"/api/tasks/{task_id}", json={"title": "x"})
 
     assert_helpful(response, 404, 422)
-
-
-async def test_null_is_not_the_same_as_no_body(ada: Person) -> None:
-    task = await create(ada)
-    headers = {"Content-Type": "application/json"}
-
-    response = await ada.patch(
-        f"/api/tasks/{task['id']}/complete", content=b"null", headers=headers
-    )
-
-    assert_helpful(response, 422)
-    assert (await ada.get("/api/tasks")).json() == [task]
 
 
 async def test_an_id_at_the_edge_is_just_missing(ada: Person) -> None:

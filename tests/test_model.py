@@ -1,6 +1,7 @@
 """Random sequences of calls by three users, compared with a dictionary."""
 
 import itertools
+import re
 from collections.abc import Callable
 from typing import Any, get_args
 from urllib.parse import urlencode
@@ -9,7 +10,7 @@ from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from folding import search_key, tag_key
+from folding import is_visible, search_key, tag_key
 from models import Priority
 from schemas import Sort
 from tests.conftest import Person, token
@@ -21,9 +22,12 @@ _examples = itertools.count(1)
 
 # Unicode's White_Space; Python's strip() takes four control characters more.
 WHITE_SPACE = "".join(map(chr, (*range(9, 14), 32, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B))))
+CONTROLS = "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
 WHITE_SPACE += "\u2028\u2029\u202f\u205f\u3000"
 
-MOMENTS = ["2026-12-01T17:00:00Z", "2026-12-02T17:00:00Z", "2026-12-03T17:00:00Z"]
+# In the order of the alphabet, too.
+MOMENTS = ["2026-12-01T17:00:00Z", "2026-12-02", "2026-12-02T17:00:00Z", "2026-12-03"]
+NAIVE = "2026-12-01T17:00:00"
 NAMES = ["home", "HOME", " Home ", "work"]
 STATUS = st.sampled_from(["all", "pending", "completed"])
 
@@ -35,7 +39,7 @@ MEMBERS = st.fixed_dictionaries(
         "description": st.none() | st.text("aé\0", max_size=3) | st.just("x" * 1001),
         "completed": st.booleans(),
         "priority": st.sampled_from(["low", "medium", "high", "urgent"]),
-        "due_date": st.none() | st.sampled_from([*MOMENTS, "2026-12-01T17:00:00"]),
+        "due_date": st.none() | st.sampled_from([*MOMENTS, NAIVE, ""]),
         "tags": st.lists(st.sampled_from([*NAMES, ""]), max_size=3),
     },
 )
@@ -128,7 +132,7 @@ class Model:
                 search_key(query.get("search", "")) in search_key(text)
                 for text in (task["title"], task["description"] or "")
             )
-            and ("due_after" not in query or (task["due_date"] or "") > query["due_after"])
+            and ("due_after" not in query or (task["due_date"] or "") >= query["due_after"])
             and ("due_before" not in query or (task["due_date"] or "Z") < query["due_before"])
         ]
         return sorted(tasks, key=sort_key(sort), reverse=sort.startswith("-"))
@@ -147,11 +151,13 @@ def plain(task: Task) -> Task:
 def valid(members: Task) -> bool:
     """Say whether members follow the rules."""
     return (
-        0 < len(members.get("title", "x").strip(WHITE_SPACE)) <= 200
+        len(members.get("title", "x").strip(WHITE_SPACE)) <= 200
+        and is_visible(members.get("title", "x"))
+        and not re.search(CONTROLS, members.get("title", "").strip(WHITE_SPACE))
         and len(members.get("description") or "") <= 1000
         and "\0" not in (members.get("description") or "")
         and members.get("priority") != "urgent"
-        and (members.get("due_date") or "Z").endswith("Z")
+        and members.get("due_date") != NAIVE
         and "" not in members.get("tags", [])
     )
 
@@ -159,7 +165,11 @@ def valid(members: Task) -> bool:
 def stored(members: Task) -> Task:
     """Write members as the service keeps them, the tags apart."""
     return {
-        name: value.strip(WHITE_SPACE) if name == "title" else value
+        name: value.strip(WHITE_SPACE)
+        if name == "title"
+        else value or None
+        if name == "due_date"
+        else value
         for name, value in members.items()
         if name != "tags"
     }
@@ -315,7 +325,7 @@ async def call_one(
             response = await person.patch(f"{path}/complete", json=change)
         case _:
             response = await person.delete(path)
-    if not valid(change) or (name == "put" and "title" not in change):
+    if not valid(change):
         assert response.status_code == 422
     elif task_id not in mine:
         assert response.json()["code"] == "task_not_found"

@@ -39,6 +39,7 @@ def test_without_any_setting_the_defaults_hold() -> None:
         "cookie_secure": True,
         "cookie_samesite": "lax",
         "cors_origins": ("http://localhost:3000", "http://localhost:5173"),
+        "unknown_fields": "refuse",
         "rate_limit": "600/minute",
         "auth_rate_limit": "10/minute",
         "refresh_rate_limit": "30/minute",

@@ -83,6 +83,8 @@ async function tags() {
   await ok(api.PUT("/api/tasks/{task_id}/tags/{tag_id}", { params }));
   await ok(api.DELETE("/api/tasks/{task_id}/tags/{tag_id}", { params }));
   await ok(api.GET("/api/tags"));
+  await ok(api.GET("/api/tags/{tag_id}", { params }));
+  await ok(api.PUT("/api/tags/{tag_id}", { params, body: { name: "house" } }));
   await ok(api.PATCH("/api/tags/{tag_id}", { params, body: { color: null } }));
   await ok(api.DELETE("/api/tags/{tag_id}", { params }));
 }
