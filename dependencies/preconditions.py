@@ -13,7 +13,8 @@ from schemas import MAX_ID
 
 _ENTITY_TAG = r'\s*(W/)?"[\x21\x23-\x7e\x80-\xff]*"\s*'
 _ENTITY_TAGS = re.compile(f"{_ENTITY_TAG}(,{_ENTITY_TAG})*")
-_REVISION = re.compile(r'"(0|[1-9][0-9]{0,18})"')
+# With what Apache, Caddy and Jetty add to the tag of an answer that they compress.
+_REVISION = re.compile(r'"(0|[1-9][0-9]{0,18})(?:--?gzip|;gzip|-br|-zstd|-deflate)?"')
 MAX_KEY_LENGTH = 255
 
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -305,6 +305,43 @@ async def test_an_unchanged_task_is_304(ada: Person) -> None:
     assert (await ada.get(path, headers={"If-None-Match": '"2"'})).json() == task
 
 
+SUFFIXES = ["-gzip", "-br", "-zstd", "-deflate", ";gzip", "--gzip"]
+FORGED = [
+    *("-", "gzip", "-gzip-gzip", "-gzipped", "-GZIP", " -gzip", "-lzma", ";br", "--br", ".0", "-1"),
+    *("-gzip;q=1", ",gzip", "+gzip", "_gzip", "-gzip\xff", "---gzip", ";gzip;gzip", "e0"),
+]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+async def test_what_compressing_proxies_append_makes_no_difference(
+    ada: Person, suffix: str
+) -> None:
+    path = f"/api/tasks/{(await create(ada))['id']}"
+    for sent in (f'"1{suffix}"', f'W/"1{suffix}"', f'"0{suffix}", "1{suffix}"'):
+        for where in (path, "/api/tasks"):
+            known = await ada.get(where, headers={"If-None-Match": sent})
+            assert (known.status_code, known.content) == (304, b"")
+
+    stale = await ada.delete(path, headers={"If-Match": f'"0{suffix}"'})
+    gone = await ada.delete(path, headers={"If-Match": f'W/"1{suffix}"'})
+
+    assert (stale.status_code, stale.headers["ETag"]) == (412, '"1"')
+    assert gone.status_code == 204
+
+
+@pytest.mark.parametrize("suffix", FORGED)
+async def test_no_other_suffix_makes_a_revision(ada: Person, suffix: str) -> None:
+    task = await create(ada)
+    path, sent = f"/api/tasks/{task['id']}", f'"1{suffix}"'.encode("latin-1")
+
+    for where in (path, "/api/tasks"):
+        assert (await ada.get(where, headers={b"If-None-Match": sent})).status_code == 200
+    refused = await ada.delete(path, headers={b"If-Match": sent})
+
+    assert refused.status_code == (422 if " " in suffix else 412)
+    assert (await ada.get(path)).json() == task
+
+
 WRITES: list[tuple[str, str, Any]] = [
     ("PUT", "", {"title": "Mine"}),
     ("PATCH", "", {"title": "Mine"}),
