@@ -87,6 +87,7 @@ _PLAIN_WORDS = {
     "dict_type": "must be an object",
     "greater_than_equal": "must be {ge} or more",
     "less_than_equal": "must be {le} or less",
+    "unwanted": "must be left out: the query says what is meant",
 }
 """Plain replacements for pydantic's messages, which are written for programmers."""
 

@@ -238,6 +238,7 @@ _IS_STALE = f"tasks.rev <> {_REV_BEFORE} + 1 AS is_stale"
 _NO_TAGS = "'[]'::json"
 
 GET_TASK = TaskStatement(f"SELECT {_TASK} FROM tasks WHERE {_THIS_ONE}")
+_LOCK_TASK = Statement[dict[str, int]](f"WITH {_target(_MATCHES)} SELECT id FROM target")
 
 
 # The tags that are asked for: one of the owner's by its id, whatever it is called, or else by name.
@@ -348,8 +349,7 @@ UPDATE_TAGGED_TASK = TaskStatement(
 TOGGLE_TASK = TaskStatement(f"""
     WITH {_target(_MATCHES)}, {_BUMP}
     UPDATE tasks SET completed = NOT completed, rev = bump.rev, updated_at = bump.moment
-    FROM bump WHERE {_THIS_ONE}
-    RETURNING {_TASK}, {_IS_STALE}""")
+    FROM bump WHERE {_THIS_ONE} RETURNING {_TASK}, {_IS_STALE}""")
 
 # For clients that ask what has changed.
 _BURIED = """
@@ -375,11 +375,13 @@ def _bulk(sql: str) -> Statement[Any]:
     return Statement(sql, after=_LOCK_OWNER, deadline=BULK_SECONDS)
 
 
-_WITH_STATUS = "(:status = 'all' OR completed = (:status = 'completed'))"
+GET_REVISION = Statement[dict[str, int]](f"SELECT {_REV_BEFORE} AS rev")
+_LIST_MATCHES = f"(:match::bigint[] IS NULL OR {_REV_BEFORE} = ANY (:match))"
+_MEANT = f"(:status = 'all' OR completed = (:status = 'completed')) AND {_LIST_MATCHES}"
 
 COMPLETE_TASKS: Statement[Updated] = _bulk(f"""
     WITH target AS (
-        SELECT id FROM tasks WHERE user_id = :owner AND {_WITH_STATUS} AND completed <> :completed
+        SELECT id FROM tasks WHERE user_id = :owner AND {_MEANT} AND completed <> :completed
     ),
     {_BUMP},
     changed AS (
@@ -387,15 +389,16 @@ COMPLETE_TASKS: Statement[Updated] = _bulk(f"""
         FROM bump WHERE user_id = :owner AND tasks.id IN (SELECT id FROM target)
         RETURNING tasks.id
     )
-    SELECT count(*) AS updated FROM changed""")
+    SELECT count(*) AS updated FROM changed HAVING {_LIST_MATCHES}""")
 
 DELETE_TASKS: Statement[Deleted] = _bulk(f"""
-    WITH target AS (SELECT id FROM tasks WHERE user_id = :owner AND {_WITH_STATUS}), {_BUMP},
+    WITH target AS (SELECT id FROM tasks WHERE user_id = :owner AND {_MEANT}), {_BUMP},
     gone AS (
         DELETE FROM tasks WHERE user_id = :owner AND id IN (SELECT id FROM target) RETURNING id
     ),
     {_BURIED}
-    SELECT count(*) AS deleted FROM gone""")
+    SELECT count(*) AS deleted FROM gone HAVING {_LIST_MATCHES}""")
+"""Both return no row if the list has another revision, or there is no owner yet."""
 
 
 # --- Tags ---
@@ -409,8 +412,7 @@ GET_TAG = Statement[TagRead](f"SELECT {_TAG} FROM tags WHERE {_THIS_TAG}")
 CREATE_TAG = Statement[TagRead](f"""
     WITH {_bump_or_create_owner()}
     INSERT INTO tags (user_id, {_listed(TAG_COLUMNS)})
-    SELECT :owner, {_listed(TAG_COLUMNS, ":")} FROM bump
-    RETURNING {_TAG}""")
+    SELECT :owner, {_listed(TAG_COLUMNS, ":")} FROM bump RETURNING {_TAG}""")
 
 # A task includes its tags, so it changes with them.
 _TOUCHED = """
@@ -425,8 +427,7 @@ UPDATE_TAG: Statement[TagRead] = _bulk(f"""
     WITH target AS (SELECT id FROM tags WHERE {_THIS_TAG} AND {_differs("tags", TAG_COLUMNS)}),
     {_BUMP}, {_TOUCHED}
     UPDATE tags SET ({_listed(TAG_COLUMNS)}) = ROW ({_given("tags", TAG_COLUMNS)})
-    WHERE {_THIS_TAG} AND EXISTS (SELECT rev FROM bump)
-    RETURNING {_TAG}""")
+    WHERE {_THIS_TAG} AND EXISTS (SELECT rev FROM bump) RETURNING {_TAG}""")
 """Change the members named in `members`. No row: nothing would change."""
 
 DELETE_TAG: Statement[dict[str, int]] = _bulk(f"""
@@ -440,7 +441,7 @@ def _relink(change: str, tag_ids: str) -> TaskStatement:
         WITH target AS ({change} RETURNING task_id AS id), {_BUMP}
         UPDATE tasks SET rev = bump.rev, updated_at = bump.moment FROM bump WHERE {_THIS_ONE}
         RETURNING {_task(_as_json(f"tags WHERE user_id = :owner AND id IN ({tag_ids})"))}"""
-    return TaskStatement(sql, after=_LOCK_OWNER)
+    return TaskStatement(sql, after=_LOCK_TASK)
 
 
 _LINKED = "SELECT tag_id FROM task_tags WHERE user_id = :owner AND task_id = tasks.id"
@@ -468,8 +469,7 @@ WATCHED_SECONDS = 300
 _WATCHED_UNTIL = f"now() + interval '{WATCHED_SECONDS} seconds'"
 WATCH = Statement[dict[str, int]](f"""
     INSERT INTO users (id, watched_until) VALUES (:owner, {_WATCHED_UNTIL})
-    ON CONFLICT (id) DO UPDATE SET watched_until = {_WATCHED_UNTIL}
-    RETURNING rev""")
+    ON CONFLICT (id) DO UPDATE SET watched_until = {_WATCHED_UNTIL} RETURNING rev""")
 """Let the owner's writes notify, for `WATCHED_SECONDS`. It waits for those in progress."""
 
 
@@ -521,8 +521,7 @@ RENAME_USER = Statement[UserRead](f"""
 CREATE_ACCOUNT = Statement[UserRead](f"""
     WITH taken AS (INSERT INTO emails (key, user_id) VALUES (:email_key, :owner))
     INSERT INTO users (id, email, name, password_hash)
-    VALUES (:owner, :email, :name, :password_hash)
-    RETURNING {_USER}""")
+    VALUES (:owner, :email, :name, :password_hash) RETURNING {_USER}""")
 
 FIND_ACCOUNT = Statement[UserRow](f"""
     SELECT {_USER}, password_hash

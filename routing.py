@@ -266,7 +266,7 @@ async def _add_body(
     field: _Field, request: Request, values: dict[str, Any], errors: list[Any]
 ) -> None:
     is_form, is_required = isinstance(field.field_info, Form), field.field_info.is_required()
-    if body := await _read(request, "x-www-form-urlencoded" if is_form else "json"):
+    if body := await read_body(request, "x-www-form-urlencoded" if is_form else "json"):
         document = dict(parse_qsl(body.decode(errors="replace"))) if is_form else _parse(body)
         if not is_required and (document is None or document == {}):
             return
@@ -321,8 +321,8 @@ def _lists(query: _Field) -> frozenset[str]:
     return frozenset(own | {name for name, meant in spellings.PARAMETERS.items() if meant in own})
 
 
-async def _read(request: Request, subtype: str) -> bytes:
-    """Read a body of at most 64 KiB. Raise `Problem` 408, 413 or 415."""
+async def read_body(request: Request, subtype: str | None = None) -> bytes:
+    """Read a body of at most 64 KiB, and of this type. Raise `Problem` 408, 413 or 415."""
     headers: dict[bytes, bytes] = call_of(request).headers
     length = int(headers.get(b"content-length", 0))
     if not length and b"transfer-encoding" not in headers:
@@ -338,7 +338,7 @@ async def _read(request: Request, subtype: str) -> bytes:
                     raise Problem("body_too_large")
     except (TimeoutError, ClientDisconnect) as error:
         raise Problem("request_timeout") from error
-    if body and not _is(subtype, headers.get(b"content-type", b"").decode("latin-1")):
+    if body and subtype and not _is(subtype, headers.get(b"content-type", b"").decode("latin-1")):
         raise Problem(
             "unsupported_media_type", f"Send the body with Content-Type: application/{subtype}."
         )

@@ -2,8 +2,15 @@
 
 from dependencies.accounts import MyAccounts, SignInLimit, check_origin
 from dependencies.identity import CurrentUser, UserId, verify_jwt
-from dependencies.parameters import TagId, TaskId
-from dependencies.preconditions import IdempotencyKey, IfMatch, IfNoneMatch, LastEventId, Revisions
+from dependencies.parameters import NoBody, TagId, TaskId
+from dependencies.preconditions import (
+    IdempotencyKey,
+    IfMatch,
+    IfNoneMatch,
+    LastEventId,
+    Revisions,
+    refuse_if_match,
+)
 
 __all__ = [
     "CurrentUser",
@@ -12,11 +19,13 @@ __all__ = [
     "IfNoneMatch",
     "LastEventId",
     "MyAccounts",
+    "NoBody",
     "Revisions",
     "SignInLimit",
     "TagId",
     "TaskId",
     "UserId",
     "check_origin",
+    "refuse_if_match",
     "verify_jwt",
 ]

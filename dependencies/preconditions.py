@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Request
 
 from calls import call_of
+from dependencies.identity import verify_jwt
 from errors import bad_parameter
 from schemas import MAX_ID
 
@@ -51,7 +52,7 @@ class Revisions:
 ANY, NONE = Revisions(None), Revisions(())
 
 
-@reads_header("If-Match", "Write only if the task still has this `ETag`; 412 otherwise.", '"7"')
+@reads_header("If-Match", "Write only if this is still the `ETag`; 412 otherwise.", '"7"')
 async def if_match(request: Request) -> Revisions:
     """Return the revisions that a write accepts (RFC 9110, section 13.1.1).
 
@@ -63,6 +64,13 @@ async def if_match(request: Request) -> Revisions:
     if not _ENTITY_TAGS.fullmatch(sent):
         raise bad_parameter("If-Match", 'must be an ETag as it was given, like "7"')
     return _revisions(sent)
+
+
+async def refuse_if_match(request: Request) -> None:
+    """Refuse a condition that could not be kept. Raise `Problem` 422, without a token 401."""
+    if b"if-match" in call_of(request).headers:
+        await verify_jwt(request)  # first (RFC 9110, section 13.2.1)
+        raise bad_parameter("If-Match", "must be left out: there is no revision to compare")
 
 
 @reads_header("If-None-Match", "The `ETag` of your copy; 304 if it is current.", 'W/"7"')

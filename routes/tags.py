@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 
 import queries
-from dependencies import TagId, UserId
+from dependencies import TagId, UserId, refuse_if_match
 from errors import Problem
 from folding import tag_key
 from openapi import BODY, OWNED, answers
@@ -16,6 +16,7 @@ router = APIRouter(
     prefix="/api/tags",
     tags=["tags"],
     route_class=Route,
+    dependencies=[Depends(refuse_if_match)],
     responses=OWNED | answers("wrong_user"),
 )
 

@@ -2,10 +2,10 @@
 
 from datetime import datetime
 from hashlib import sha256
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import orjson
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 import paging
@@ -17,10 +17,12 @@ from dependencies import (
     IfMatch,
     IfNoneMatch,
     LastEventId,
+    NoBody,
     Revisions,
     TagId,
     TaskId,
     UserId,
+    refuse_if_match,
 )
 from errors import Problem, bad_parameter
 from folding import search_key, tag_key
@@ -54,8 +56,10 @@ router = APIRouter(
 
 NOT_FOUND = answers("task_not_found")
 CHANGED = answers("task_not_found", "precondition_failed")
-NO_LINK = answers("task_not_found", "tag_not_found")
+RELINKED = CHANGED | answers("task_not_found", "tag_not_found")
+MANY = answers("precondition_failed", "request_timeout", "body_too_large")
 Answers = dict[int | str, dict[str, Any]]
+Row = TypeVar("Row")
 ETAG = header("ETag", "The task's revision, quoted.", type="string")
 WITH_ETAG: Answers = {200: {"headers": ETAG}}
 READ = WITH_ETAG | NOT_FOUND | {304: {"description": "The client already has it."}}
@@ -169,7 +173,12 @@ async def complete_task(
     return _with_etag(await _as_written(user_id, task), response)
 
 
-@router.post("", status_code=201, responses=CREATED | REUSED | BODY)
+@router.post(
+    "",
+    status_code=201,
+    dependencies=[Depends(refuse_if_match)],
+    responses=CREATED | REUSED | BODY,
+)
 async def create_task(
     task: TaskCreate, user_id: UserId, key: IdempotencyKey, request: Request, response: Response
 ) -> TaskRead:
@@ -212,36 +221,38 @@ async def delete_task(task_id: TaskId, user_id: UserId, match: IfMatch) -> None:
         await _missed(user_id, task_id, match)
 
 
-@router.put("/{task_id}/tags/{tag_id}", responses=WITH_ETAG | NO_LINK)
-async def add_tag(task_id: TaskId, tag_id: TagId, user_id: UserId, response: Response) -> TaskRead:
+@router.put("/{task_id}/tags/{tag_id}", responses=WITH_ETAG | RELINKED)
+async def add_tag(
+    task_id: TaskId, tag_id: TagId, user_id: UserId, match: IfMatch, response: Response
+) -> TaskRead:
     """Add one of your tags to a task. Safe to repeat."""
-    return _with_etag(await _relink(user_id, task_id, tag_id, wanted=True), response)
+    return _with_etag(await _relink(user_id, task_id, tag_id, match, wanted=True), response)
 
 
-@router.delete("/{task_id}/tags/{tag_id}", responses=WITH_ETAG | NO_LINK)
+@router.delete("/{task_id}/tags/{tag_id}", responses=WITH_ETAG | RELINKED)
 async def remove_tag(
-    task_id: TaskId, tag_id: TagId, user_id: UserId, response: Response
+    task_id: TaskId, tag_id: TagId, user_id: UserId, match: IfMatch, response: Response
 ) -> TaskRead:
     """Remove a tag from a task. Safe to repeat."""
-    return _with_etag(await _relink(user_id, task_id, tag_id, wanted=False), response)
+    return _with_etag(await _relink(user_id, task_id, tag_id, match, wanted=False), response)
 
 
-@router.patch("", responses=BODY)
+@router.patch("", responses=MANY | BODY)
 async def complete_tasks(
-    change: Completion, user_id: UserId, query: Annotated[BulkFilter, Query()]
+    change: Completion, user_id: UserId, match: IfMatch, query: Annotated[BulkFilter, Query()]
 ) -> Updated:
     """Mark many tasks done or not done. For "mark all done", send `status=pending` and true."""
-    done = await queries.COMPLETE_TASKS.first(
-        owner=user_id, status=query.status, completed=change.completed
-    )
-    return done or {"updated": 0}
+    values = {"status": query.status, "completed": change.completed}
+    return await _bulk(queries.COMPLETE_TASKS, user_id, match, values) or {"updated": 0}
 
 
-@router.delete("")
-async def delete_tasks(user_id: UserId, query: Annotated[BulkFilter, Query()]) -> Deleted:
+@router.delete("", responses=MANY)
+async def delete_tasks(
+    user_id: UserId, match: IfMatch, _: NoBody, query: Annotated[BulkFilter, Query()]
+) -> Deleted:
     """Delete many tasks. For "clear completed", send `status=completed`."""
-    done = await queries.DELETE_TASKS.first(owner=user_id, status=query.status)
-    return done or {"deleted": 0}
+    values = {"status": query.status}
+    return await _bulk(queries.DELETE_TASKS, user_id, match, values) or {"deleted": 0}
 
 
 def _refuse_ahead(name: str, since: int, rev: int) -> None:
@@ -308,22 +319,22 @@ async def _get(user_id: str, task_id: int) -> TaskRead:
     return found(await queries.GET_TASK.first(owner=user_id, task_id=task_id))
 
 
-def _mismatch(task: TaskRead) -> Problem:
-    return Problem("precondition_failed", headers={"ETag": _etag(task)})
+def _mismatch(etag: str) -> Problem:
+    return Problem("precondition_failed", headers={"ETag": etag})
 
 
 async def _missed(user_id: str, task_id: int, match: Revisions) -> NoReturn:
     """Say why a write found nothing: raise `Problem` 404 or 412."""
     if match.revisions is None:
         raise Problem("task_not_found")  # a query might find one created in the meantime
-    raise _mismatch(await _get(user_id, task_id))
+    raise _mismatch(_etag(await _get(user_id, task_id)))
 
 
 async def _check(user_id: str, task_id: int, match: Revisions) -> TaskRead:
     """Return the current task. Raise `Problem` 404, or 412 if its revision does not match."""
     task = await _get(user_id, task_id)
     if not match.matches(task["rev"]):
-        raise _mismatch(task)
+        raise _mismatch(_etag(task))
     return task
 
 
@@ -394,15 +405,28 @@ def _values(members: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-async def _relink(user_id: str, task_id: int, tag_id: int, *, wanted: bool) -> TaskRead:
+async def _bulk(
+    statement: Statement[Row], user_id: str, match: Revisions, values: dict[str, Any]
+) -> Row | None:
+    """Change many tasks, if there are any. Raise `Problem` 412 if the list has another revision."""
+    while not (done := await statement.first(owner=user_id, match=match.revisions, **values)):
+        rev = (await queries.GET_REVISION.one(owner=user_id))["rev"]
+        if not match.matches(rev):
+            raise _mismatch(f'W/"{rev}"')
+        if not rev:
+            break  # who has written nothing yet has no tasks
+    return done
+
+
+async def _relink(
+    user_id: str, task_id: int, tag_id: int, match: Revisions, *, wanted: bool
+) -> TaskRead:
     statement = queries.ADD_TAG if wanted else queries.REMOVE_TAG
+    values = {"task_id": task_id, "tag_id": tag_id, "max_tags": MAX_TAGS}
     for _ in range(2):
-        changed = await statement.first(
-            owner=user_id, task_id=task_id, tag_id=tag_id, max_tags=MAX_TAGS
-        )
-        if changed:
+        if changed := await statement.first(owner=user_id, match=match.revisions, **values):
             return changed
-        task = await _get(user_id, task_id)
+        task = await _check(user_id, task_id, match)
         if await queries.GET_TAG.first(owner=user_id, tag_id=tag_id) is None:
             raise Problem("tag_not_found")
         ids = {tag["id"] for tag in orjson.loads(orjson.dumps(task["tags"]))}  # JSON as it came

@@ -1,5 +1,6 @@
 """Bad input gets a 4xx with a sentence that helps, never a 500; nothing is half written."""
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -300,6 +301,62 @@ async def test_malformed_ids_are_refused(ada: Person, method: str, task_id: str)
     response = await ada.request(method, f"/api/tasks/{task_id}", json={"title": "x"})
 
     assert_helpful(response, 404, 422)
+
+
+async def in_chunks(*chunks: bytes) -> AsyncIterator[bytes]:
+    """Send a body without saying how long it is."""
+    for chunk in chunks:
+        yield chunk
+
+
+@pytest.mark.parametrize("media_type", ["application/json", "text/plain", ""])
+@pytest.mark.parametrize(
+    "body", [b'{"ids": [1]}', b"{}", b"[]", b"null", b" ", b"\0", b"\xff" * 99]
+)
+async def test_a_bulk_delete_with_a_body_deletes_nothing(
+    ada: Person, body: bytes, media_type: str
+) -> None:
+    task = await create(ada, completed=True)
+    headers = {"Content-Type": media_type} if media_type else {}
+
+    for content in (body, in_chunks(body), in_chunks(b"", body[:1], body[1:])):
+        response = await ada.request(
+            "DELETE", "/api/tasks?status=completed", content=content, headers=headers
+        )
+        assert_helpful(response, 422)
+        assert response.json()["errors"] == [
+            {"detail": response.json()["detail"].removeprefix("body: "), "pointer": "#"}
+        ]
+
+    assert (await ada.get("/api/tasks")).json() == [task]
+
+
+async def test_a_bulk_delete_with_a_huge_body_deletes_nothing(ada: Person) -> None:
+    task = await create(ada, completed=True)
+
+    for content in (b"x" * 65_537, in_chunks(*[b"x" * 1024] * 65)):
+        response = await ada.request("DELETE", "/api/tasks?status=all", content=content)
+        assert_helpful(response, 413)
+
+    assert (await ada.get("/api/tasks")).json() == [task]
+
+
+async def test_a_bulk_delete_takes_an_empty_body(ada: Person) -> None:
+    for options in ({}, {"content": b""}, {"content": in_chunks()}, {"content": in_chunks(b"")}):
+        await create(ada, completed=True)
+
+        response = await ada.request("DELETE", "/api/tasks?status=completed", **options)
+
+        assert response.json() == {"deleted": 1}
+
+
+async def test_a_strangers_body_is_not_read(client: Person) -> None:
+    async def unread() -> AsyncIterator[bytes]:
+        yield pytest.fail("it was read")
+
+    response = await client.request("DELETE", "/api/tasks?status=all", content=unread())
+
+    assert_helpful(response, 401)
 
 
 async def test_an_id_at_the_edge_is_just_missing(ada: Person) -> None:

@@ -109,7 +109,9 @@ def test_headers_that_change_what_a_call_does_are_documented(operations: dict[st
     assert {name for _, name in named} == {
         *("If-Match", "If-None-Match", "Idempotency-Key", "Last-Event-ID"),
     }
-    writes = {"updateTask", "patchTask", "completeTask", "deleteTask"}
+    writes = {"updateTask", "patchTask", "completeTask", "deleteTask"} | {
+        *("addTag", "removeTag", "completeTasks", "deleteTasks"),
+    }
     assert {operation for operation, name in named if name == "If-Match"} == writes
 
 

@@ -106,7 +106,7 @@ async def test_a_transaction_of_two_statements_stays_together(
         async with other.transaction():
             await other.execute("SELECT FROM users WHERE id = $1 FOR NO KEY UPDATE", ada_id)
             bulk = asyncio.create_task(
-                queries.COMPLETE_TASKS.one(owner=ada_id, status="all", completed=True)
+                queries.COMPLETE_TASKS.one(owner=ada_id, match=None, status="all", completed=True)
             )
             await asyncio.sleep(0.2)
             assert not bulk.done()

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import httpx
 import pytest
+from fastapi import FastAPI
 
 import db
 import live
@@ -404,6 +405,135 @@ async def test_a_write_finds_a_task_created_meanwhile_or_is_404(
         assert [tag["name"] for tag in now["tags"]] == (body or {}).get("tags", [])
 
 
+UNREADABLE = ["7", '"7', "W/7", '"7" "8"', ",", "", '"7",', '"a b"', "*, *", 'w/"7"']
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+async def test_a_link_that_expects_another_state_is_refused(
+    ada: Person, bob: Person, method: str
+) -> None:
+    old = (await create(ada, tags=["old"]))["tags"][0]
+    task = await create(ada, tags=["old"] if method == "DELETE" else [])
+    where = f"/api/tasks/{task['id']}/tags/{old['id']}"
+
+    for stale in ('"1"', 'W/"0", "99"', '"2-gzipped"'):
+        response = await ada.request(method, where, headers={"If-Match": stale})
+        assert (response.status_code, response.headers["ETag"]) == (412, '"2"')
+    for sent in UNREADABLE:
+        response = await ada.request(method, where, headers={"If-Match": sent})
+        assert response.status_code == 422
+        assert response.json()["errors"][0]["parameter"] == "If-Match"
+    theirs = await bob.request(method, where, headers={"If-Match": '"2"'})
+    assert theirs.status_code == 404
+    assert (await ada.get(f"/api/tasks/{task['id']}")).json() == task
+    done = await ada.request(method, where, headers={"If-Match": '"1", W/"2-gzip"'})
+    assert (done.status_code, done.headers["ETag"]) == (200, '"3"')
+    again = await ada.request(method, where, headers={"If-Match": '"2"'})
+    assert (again.status_code, again.headers["ETag"]) == (412, '"3"')
+    same = await ada.request(method, where, headers={"If-Match": "*"})
+    assert same.json() == done.json()
+
+
+BULK: list[tuple[str, Any]] = [("PATCH", {"completed": True}), ("DELETE", None)]
+
+
+@pytest.mark.parametrize(("method", "body"), BULK)
+async def test_a_change_of_many_tasks_that_expects_another_list_is_refused(
+    ada: Person, method: str, body: Any
+) -> None:
+    async def change(sent: str) -> httpx.Response:
+        headers = {"If-Match": sent}
+        return await ada.request(method, "/api/tasks?status=pending", json=body, headers=headers)
+
+    unknown = await change('W/"1"')
+    assert (unknown.status_code, unknown.headers["ETag"]) == (412, 'W/"0"')
+    for known in ((await ada.get("/api/tasks")).headers["ETag"], "*"):
+        assert [*(await change(known)).json().values()] == [0]
+    tasks = [await create(ada), await create(ada)][::-1]
+
+    for stale in ('W/"1"', '"0", W/"99"', 'W/"2-gzipped"'):
+        refused = await change(stale)
+        assert (refused.status_code, refused.headers["ETag"]) == (412, 'W/"2"')
+        assert refused.json()["code"] == "precondition_failed"
+    for sent in UNREADABLE:
+        response = await change(sent)
+        assert response.status_code == 422
+        assert response.json()["errors"][0]["parameter"] == "If-Match"
+    assert (await ada.get("/api/tasks")).json() == tasks
+    assert await revision(ada) == 2
+    for matching in ('"1", W/"2-gzip"', '"3"', "*"):
+        assert [*(await change(matching)).json().values()] == [2 if "2" in matching else 0]
+    assert await revision(ada) == 3
+
+
+@pytest.mark.parametrize(("method", "body"), BULK)
+async def test_a_change_of_many_tasks_finds_those_of_a_new_user(
+    ada: Person, configured: Settings, database: db.Database, method: str, body: Any
+) -> None:
+    async with one_connection(configured, database):
+        changed, _ = await asyncio.gather(
+            ada.request(method, "/api/tasks?status=all", json=body), create(ada)
+        )
+
+    assert [*changed.json().values()] == [1]
+
+
+async def test_no_condition_is_overtaken(ada: Person, ada_id: str, database: db.Database) -> None:
+    (tag,) = (await create(ada, tags=["home"]))["tags"]
+    path = f"/api/tasks/{(await create(ada))['id']}"
+    for method, where, known, body in [
+        ("PUT", f"{path}/tags/{tag['id']}", '"{}"', None),
+        ("DELETE", f"{path}/tags/{tag['id']}", '"{}"', None),
+        ("PATCH", "/api/tasks?status=pending", 'W/"{}"', {"completed": True}),
+        ("DELETE", "/api/tasks?status=pending", 'W/"{}"', None),
+    ]:
+        rev = await revision(ada)
+        first, late = await in_turn(
+            database,
+            ada_id,
+            ada.patch(path, json={"title": f"Task {rev}"}),
+            ada.request(method, where, json=body, headers={"If-Match": known.format(rev)}),
+        )
+
+        assert (first.status_code, late.status_code) == (200, 412)
+        assert late.headers["ETag"] == known.format(rev + 1)
+        assert (await ada.get(path)).json() == first.json()
+
+
+async def test_where_there_is_no_revision_no_condition_is_taken(
+    ada: Person, client: Person, app: FastAPI
+) -> None:
+    tag = (await create(ada, tags=["home"]))["tags"][0]
+    before = (await ada.get("/api/tasks")).json(), (await ada.get("/api/tags")).json()
+    paths = app.openapi()["paths"]
+    calls = [(each, path) for path in paths if path.startswith("/api/tags") for each in paths[path]]
+    assert len(calls) > 3
+
+    for method, path in [*calls, ("post", "/api/tasks")]:
+        where, body = path.format(tag_id=tag["id"]), {"name": "new"}
+        if path == "/api/tasks":
+            body = {"title": "new"}
+        for sent in ("*", '"1"', "", "rubbish"):
+            headers, sent_body = {"If-Match": sent}, body if method != "get" else None
+            response, stranger = [
+                await person.request(method.upper(), where, headers=headers, json=sent_body)
+                for person in (ada, client)
+            ]
+            assert (response.status_code, stranger.status_code) == (422, 401)
+            assert response.json()["errors"][0]["parameter"] == "If-Match"
+
+    after = (await ada.get("/api/tasks")).json(), (await ada.get("/api/tags")).json()
+    assert after == before
+
+
+async def test_accounts_take_no_notice_of_a_condition(ada: Person) -> None:
+    for sent in ('"0"', "rubbish"):
+        headers = {"If-Match": sent}
+        assert (await ada.get("/api/v1/auth/me", headers=headers)).is_success
+        changed = await ada.patch("/api/v1/auth/me", json={"name": sent}, headers=headers)
+        assert changed.json()["name"] == sent
+
+
 @pytest.mark.parametrize("kind", ["tag", "link"])
 async def test_a_write_finds_a_tag_created_meanwhile(
     ada: Person, configured: Settings, database: db.Database, kind: str
@@ -459,7 +589,7 @@ async def test_a_value_that_is_changed_meanwhile_is_written_again(
     assert (done.json()["completed"], done.json()["rev"]) == (True, 3)
 
 
-@pytest.mark.parametrize("sent", ["7", '"7', "W/7", '"7" "8"', ",", "", '"7",', '"a b"'])
+@pytest.mark.parametrize("sent", UNREADABLE)
 async def test_a_precondition_that_cannot_be_read_changes_nothing(ada: Person, sent: str) -> None:
     task = await create(ada)
     path = f"/api/tasks/{task['id']}"
