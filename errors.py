@@ -184,8 +184,10 @@ def _allowed(request: Request) -> str:
     for context in iter_route_contexts(request.app.routes):
         if context.matches(request.scope)[0] is not Match.NONE:
             methods.update(context.methods or ())
+            if getattr(context.original_route, "answers_head", False):
+                methods.add("HEAD")
     # A mount that has matched hides its path; static files take these.
-    return ", ".join(sorted(methods or {"GET", "HEAD"}))
+    return ", ".join(sorted(methods - {request.method} or {"GET", "HEAD"}))
 
 
 def _response(error: HTTPException, request_id: str) -> Response:

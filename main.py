@@ -109,7 +109,7 @@ def create_app(configured: settings.Settings) -> FastAPI:
                 CORS,
                 allow_origins=configured.cors_origins,
                 allow_credentials=True,
-                allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+                allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
                 allow_headers=ALLOWED_HEADERS,
                 expose_headers=EXPOSED_HEADERS,
             ),

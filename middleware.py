@@ -61,6 +61,8 @@ class Envelope:
         """Pass a request on, and its response back."""
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, _briefly(send))
+        if scope.get("method") == "HEAD":
+            send = _headers_of(send)
         started = time.perf_counter()
         clock = db.start_clock()
         call = scope[calls.KEY] = _call(scope)
@@ -86,6 +88,17 @@ class Envelope:
             await app(scope, receive, send_with_headers)
         finally:
             logs.log_request(_summary(scope, call, time.perf_counter() - started))
+
+
+def _headers_of(send: Send) -> Send:
+    """Leave out the body, as not all servers do (RFC 9110, section 9.3.2)."""
+
+    async def send_headers(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            message["body"] = b""
+        await send(message)
+
+    return send_headers
 
 
 def _call(scope: Scope) -> Call:

@@ -22,6 +22,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import get_typed_return_annotation
 from fastapi.exceptions import RequestValidationError
 from fastapi.params import Form
+from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import from_json
@@ -71,6 +72,9 @@ class Route(APIRoute):
         marks = [vars(inner.call).get("openapi_parameter") for inner in self.dependant.dependencies]
         if headers := [mark for mark in marks if mark]:
             self.openapi_extra = {"parameters": headers}
+        kind = self.response_class
+        is_stream = isclass(kind) and issubclass(kind, StreamingResponse)  # it may never end
+        self.answers_head = "GET" in (self.methods or ()) and not is_stream
 
 
 class FastPath:
@@ -87,9 +91,12 @@ class FastPath:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         operation = self._find(scope) if scope["type"] == "http" else None
-        # Only FastAPI's own handler knows how to override dependencies.
-        if operation is None or scope["app"].dependency_overrides:
+        if operation is None:
             await self.app(scope, receive, send)
+        elif scope["app"].dependency_overrides:
+            # Only FastAPI's own handler knows how to override dependencies, but it takes no HEAD.
+            is_head = scope["method"] == "HEAD"
+            await self.app({**scope, "method": "GET"} if is_head else scope, receive, send)
         else:
             await operation.run(scope, receive, send)
 
@@ -138,6 +145,9 @@ def _places(routes: list[BaseRoute]) -> dict[int, list[_Place]]:
             operation = Operation(context) if is_ours else None
             for method in context.methods or ():
                 place.operations.setdefault(method, operation)
+            if "GET" in place.operations:  # without this, HEAD might be another place's
+                answers = getattr(context.original_route, "answers_head", False)
+                place.operations.setdefault("HEAD", operation if answers else None)
     numbered = defaultdict(list)
     for path, place in found.items():
         numbered[path.count("/")].append(place)

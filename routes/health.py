@@ -12,14 +12,12 @@ router = APIRouter(prefix="/health", tags=["health"], route_class=Route)
 PING_SECONDS = 0.3
 
 
-@router.head("/live", include_in_schema=False)
 @router.get("/live")
 async def get_liveness() -> Health:
     """Report that the process is alive. This does not query the database."""
     return {"status": "ok"}
 
 
-@router.head("/ready", include_in_schema=False)
 @router.get("/ready", responses=answers("unavailable"))
 async def get_readiness(request: Request) -> Health:
     """Report whether requests can be served. 503 within a second if the database is down."""

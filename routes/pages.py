@@ -13,14 +13,12 @@ router = APIRouter(include_in_schema=False, route_class=Route)
 router.mount("/static", StaticFiles(directory=STATIC, packages=[("fastapi_offline", "static")]))
 
 
-@router.head("/")
 @router.get("/")
 async def get_demo() -> FileResponse:
     """Serve the demo page."""
     return FileResponse(STATIC / "index.html")
 
 
-@router.head("/docs")
 @router.get("/docs")
 async def get_docs() -> FileResponse:
     """Serve Swagger UI."""

@@ -151,15 +151,18 @@ async def test_an_unknown_path(client: Person, path: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("PUT", "/api/tasks", "DELETE, GET, PATCH, POST"),
-        ("POST", "/api/tasks/1", "DELETE, GET, PATCH, PUT"),
+        ("PUT", "/api/tasks", "DELETE, GET, HEAD, PATCH, POST"),
+        ("POST", "/api/tasks/1", "DELETE, GET, HEAD, PATCH, PUT"),
         ("GET", "/api/tasks/1/complete", "PATCH"),
-        ("POST", "/api/ada/tasks/1", "DELETE, GET, PATCH, PUT"),
-        ("OPTIONS", "/api/tasks", "DELETE, GET, PATCH, POST"),
+        ("POST", "/api/ada/tasks/1", "DELETE, GET, HEAD, PATCH, PUT"),
+        ("OPTIONS", "/api/tasks", "DELETE, GET, HEAD, PATCH, POST"),
         ("POST", "/health/live", "GET, HEAD"),
+        ("HEAD", "/api/tasks/1/complete", "PATCH"),
+        ("POST", "/docs", "GET, HEAD"),
+        ("POST", "/openapi.json", "GET, HEAD"),
         ("POST", "/static/docs.js", "GET, HEAD"),
-        ("TRACE", "/api/tasks", "DELETE, GET, PATCH, POST"),
-        ("NONSENSE", "/api/tasks", "DELETE, GET, PATCH, POST"),
+        ("TRACE", "/api/tasks", "DELETE, GET, HEAD, PATCH, POST"),
+        ("NONSENSE", "/api/tasks", "DELETE, GET, HEAD, PATCH, POST"),
     ],
 )
 async def test_a_method_that_a_path_does_not_take(
@@ -167,7 +170,8 @@ async def test_a_method_that_a_path_does_not_take(
 ) -> None:
     response = await client.request(method, path)
 
-    assert (response.status_code, response.json()["code"]) == (405, "method_not_allowed")
+    assert response.status_code == 405
+    assert method == "HEAD" or response.json()["code"] == "method_not_allowed"
     assert response.headers["Allow"] == allowed
 
 

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 
 from tests.conftest import ORIGIN, Person
 from tests.contract import PASSWORD
+from tests.test_tasks import create
 
 EXPOSED = [
     *("ETag", "Location", "Link", "Retry-After", "RateLimit", "RateLimit-Policy"),
@@ -40,7 +41,7 @@ async def test_an_allowed_origin_may_do_everything(client: Person) -> None:
     assert answer["status"] == "200"
     assert answer["access-control-allow-origin"] == ORIGIN
     assert answer["access-control-allow-credentials"] == "true"
-    assert answer["access-control-allow-methods"] == "GET, POST, PUT, PATCH, DELETE"
+    assert answer["access-control-allow-methods"] == "GET, HEAD, POST, PUT, PATCH, DELETE"
 
 
 @pytest.mark.parametrize(
@@ -126,9 +127,57 @@ async def test_health(client: Person, path: str) -> None:
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
 
-@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/", "/docs"])
-async def test_health_and_pages_answer_head(client: Person, path: str) -> None:
-    assert (await client.head(path)).status_code == 200
+async def assert_head_is_get(person: Person, path: str, **headers: str) -> httpx.Response:
+    """Fail unless HEAD has the status and headers of GET, and no body."""
+    headers["X-Request-ID"] = "same"
+    got, head = [await person.request(method, path, headers=headers) for method in ("GET", "HEAD")]
+    assert (head.status_code, head.headers.multi_items()) == (
+        got.status_code,
+        got.headers.multi_items(),
+    )
+    assert head.content == b""
+    assert got.content == b"" or head.headers["Content-Length"] == str(len(got.content))
+    return head
+
+
+async def test_head_is_get_without_the_body(ada: Person, app: FastAPI) -> None:
+    task = await create(ada, tags=["home"])
+    await create(ada)
+    ids = {"task_id": task["id"], "tag_id": task["tags"][0]["id"]}
+    documented = app.openapi()["paths"]
+    paths = {path.format(**ids) for path, methods in documented.items() if "get" in methods}
+    assert len(paths) > 6
+
+    for path in paths - {"/api/tasks/events", "/api/tasks/changes"}:
+        assert (await assert_head_is_get(ada, path)).status_code == 200
+    assert all("head" not in methods for methods in documented.values())
+    page = await assert_head_is_get(ada, "/api/tasks/?limit=1", Origin=ORIGIN)
+    assert 'rel="next"' in page.headers["Link"]
+    known = await assert_head_is_get(ada, "/api/tasks", **{"If-None-Match": page.headers["ETag"]})
+    assert known.status_code == 304
+    await assert_head_is_get(ada, f"/api/{task['user_id']}/tasks/changes?since=0")
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        *(("/", 200), ("/docs", 200), ("/openapi.json", 200), ("/static/docs.js", 200)),
+        *(("/nothing", 404), ("/static/nothing", 404), ("/api/tasks/1/complete", 405)),
+        *(("/api/tasks", 401), ("/api/tags/", 401), ("/api/tasks/1", 401)),
+    ],
+)
+async def test_head_has_the_headers_of_pages_and_errors_too(
+    client: Person, path: str, status: int
+) -> None:
+    assert (await assert_head_is_get(client, path)).status_code == status
+
+
+async def test_a_stream_has_no_head(ada: Person) -> None:
+    answers = [await ada.head(path) for path in ("/api/tasks/events", "/api/x/tasks/events/")]
+
+    for answer in answers:
+        assert answer.status_code == 405
+        assert "HEAD" not in answer.headers["Allow"]
 
 
 @pytest.mark.parametrize(
