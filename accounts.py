@@ -36,8 +36,8 @@ COOKIE, COOKIE_PATH = "refresh_token", "/api/v1/auth"
 GRACE = timedelta(seconds=10)
 """How long the previous refresh token stays valid, for two tabs or a lost response."""
 
-LONGEST = timedelta(days=3650)
-"""The longest revocation: other issuers' tokens may be valid for years."""
+LONGEST = timedelta(days=3653)
+"""The longest revocation: other issuers' tokens may be valid for ten years."""
 
 SKEW_SECONDS = 60
 """How far ahead the clock of another of our machines may be."""
@@ -151,7 +151,7 @@ class Accounts:
             ended = await queries.END_SESSION.all(session=session, lifetime=self._lifetime)
             owners.update(row["user_id"] for row in ended)
         if claims and not claims.session:
-            left = timedelta(seconds=min(claims.expires - time.time(), LONGEST.total_seconds()))
+            left = timedelta(seconds=claims.expires - time.time())
             await queries.REVOKE.one(key=claims.keys[-1], lifetime=left + self._lifetime)
         self._response.delete_cookie(COOKIE, **self._cookie())
         if sessions or claims:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jwt
 
 LEEWAY_SECONDS = 10
+MAX_LIFETIME_SECONDS = 10 * 365.25 * 86_400  # "10y" to those who sign tokens
 MAX_USER_ID_LENGTH = 255
 MAX_KEYS = 100
 MIN_RSA_BITS = 2048
@@ -28,24 +29,46 @@ ACCESS_TOKEN_TYPE = "at+jwt"  # noqa: S105  (RFC 9068)
 # issuers never collide.
 LOCAL, FOREIGN = "local_", "jwks_"
 
-_ALGORITHMS = {
-    "OKP Ed25519": ["EdDSA"],
-    "EC P-256": ["ES256"],
-    "EC P-521": ["ES512"],
-    "RSA": ["RS256", "PS256"],
+_ALGORITHMS: dict[str, list[tuple[str, ...]]] = {
+    "OKP Ed25519": [("EdDSA", "Ed25519")],
+    "EC P-256": [("ES256",)],
+    "EC P-521": [("ES512",)],
+    "RSA": [("RS256",), ("PS256",)],
 }
-"""The algorithms of each type of key. The key decides, not the token, so HMAC is never allowed."""
+"""The algorithms of each type of key, by all their names.
+
+The key decides, not the token, so HMAC is never allowed.
+"""
+
+# PyJWT has the algorithm, but not yet this name of it (RFC 9864).
+jwt.register_algorithm("Ed25519", jwt.get_algorithm_by_name("EdDSA"))
 
 SESSION_KEY, USER_KEY, TOKEN_KEY = "session:", "user:", "token:"
 """Prefixes of revocation keys: a session, a user, one token of another issuer."""
 
 _COMPACT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
+_MISTAKES = [
+    ("undefined|null", "The token is the word undefined or null: sign in, and wait for it."),
+    (r"""["'].*["']""", "The token is in quotes: send it without them."),
+    (r"[\w-]+(\.[\w-]*){4}", "The token is encrypted (a JWE): send one that is only signed."),
+    (
+        # Of a session, or of its cookie, in which a signature follows.
+        r"[A-Za-z0-9]{32}(\.[A-Za-z0-9+/%]{43,}(=|%3D)?)?",
+        "This looks like a session token of Better Auth: send the JWT of authClient.token().",
+    ),
+]
+"""What is sent in place of a JSON Web Token: its form, and what to say."""
+
 _SESSION = re.compile(r"[0-9a-f]{32}")
 _REFRESH_TOKEN = re.compile(r"([0-9a-f]{32})\.(0|[1-9][0-9]{0,17})\.[0-9a-f]{64}", re.ASCII)
 
 
 class InvalidToken(Exception):
     """The token does not verify; the message says why, for the log."""
+
+
+class ClientMistake(InvalidToken):
+    """Something that happens to developers; the message is for them, and gives nothing away."""
 
 
 class UnknownKey(InvalidToken):
@@ -104,7 +127,7 @@ def _key(item: dict[str, Any]) -> Key | None:
     """Return a key (RFC 7517, RFC 7518 section 6) if it is public, for signatures, long enough."""
     kind, curve, algorithm = (item.get(name) for name in ("kty", "crv", "alg"))
     possible = _ALGORITHMS.get("RSA" if kind == "RSA" else f"{kind} {curve}", [])
-    algorithms = [name for name in possible if algorithm in (None, name)]
+    algorithms = [name for names in possible if algorithm in (None, *names) for name in names]
     if not algorithms or "d" in item or item.get("use", "sig") != "sig":
         return None
     try:
@@ -161,6 +184,9 @@ class Verifier:
 
     def _verify(self, token: str) -> Claims:
         if not _COMPACT.fullmatch(token):  # PyJWT would also accept padding
+            for form, detail in _MISTAKES:
+                if re.fullmatch(form, token):
+                    raise ClientMistake(detail)
             raise InvalidToken("not three parts of base64url")
         try:
             header = jwt.get_unverified_header(token)
@@ -180,7 +206,7 @@ class Verifier:
         key = self._keys.get(kid or "")
         if key is None:
             raise UnknownKey("signed with an unknown key")
-        payload = _decode(token, key, self._foreign)
+        payload = _decode(token, key, self._foreign, "azp", "client_id")
         subject = self._user(payload)
         return _others_claims(FOREIGN + subject, subject, payload, token)
 
@@ -192,17 +218,23 @@ class Verifier:
         raise InvalidToken("no user id")
 
 
-def _decode(token: str, key: Key, issued: Issued) -> dict[str, Any]:
-    return jwt.decode(
+def _decode(token: str, key: Key, issued: Issued, *stand_ins: str) -> dict[str, Any]:
+    """Return the claims. Without `aud`, the first stand-in that is there says for whom they are."""
+    payload = jwt.decode(
         token,
         key.key,
         algorithms=key.algorithms,
         issuer=issued.issuer,
-        audience=issued.audience,
         leeway=LEEWAY_SECONDS,
         # Expiry is checked on every call, because the result of this is cached.
-        options={"verify_exp": False, "verify_aud": issued.audience is not None},
+        options={"verify_exp": False, "verify_aud": False},
     )
+    if issued.audience is not None:
+        given = [payload[claim] for claim in stand_ins if claim in payload]
+        named = payload.get("aud", given[:1])
+        if issued.audience not in (named if isinstance(named, list) else [named]):
+            raise InvalidToken("for another audience")
+    return payload
 
 
 def _our_claims(payload: dict[str, Any]) -> Claims:
@@ -211,7 +243,7 @@ def _our_claims(payload: dict[str, Any]) -> Claims:
         raise InvalidToken("no session of a user that signed up here")
     # Deleting an account revokes all of the user's tokens, and its id is never reused.
     keys = (SESSION_KEY + session, USER_KEY + user_id)
-    return Claims(user_id, user_id, _moment(payload, "exp"), -math.inf, session, keys)
+    return Claims(user_id, user_id, _expiry(payload), -math.inf, session, keys)
 
 
 def _others_claims(user_id: str, subject: str, payload: dict[str, Any], token: str) -> Claims:
@@ -221,7 +253,7 @@ def _others_claims(user_id: str, subject: str, payload: dict[str, Any], token: s
     known_by = repr(payload.get("jti") or token.rpartition(".")[0])
     token_key = TOKEN_KEY + sha256(f"{user_id} {known_by}".encode()).hexdigest()
     keys = (USER_KEY + user_id, token_key)
-    return Claims(user_id, subject, _moment(payload, "exp"), issued, None, keys)
+    return Claims(user_id, subject, _expiry(payload), issued, None, keys)
 
 
 def _sane_user_id(value: object) -> str:
@@ -230,6 +262,15 @@ def _sane_user_id(value: object) -> str:
     if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
         raise InvalidToken("user id cannot be stored")
     return value
+
+
+def _expiry(payload: dict[str, Any]) -> float:
+    expires = _moment(payload, "exp")
+    if expires > time.time() + MAX_LIFETIME_SECONDS + LEEWAY_SECONDS:
+        raise ClientMistake(
+            "exp is more than ten years ahead: it counts seconds, not milliseconds."
+        )
+    return expires
 
 
 def _moment(payload: dict[str, Any], claim: str) -> float:

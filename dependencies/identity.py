@@ -13,7 +13,7 @@ from calls import call_of
 from errors import Problem
 from logs import log_event
 from rate_limits import RateLimits, address
-from security import LOCAL, Claims, ExpiredToken, InvalidToken, UnknownKey, Verifier
+from security import LOCAL, Claims, ClientMistake, ExpiredToken, InvalidToken, UnknownKey, Verifier
 
 MAX_TOKEN_BYTES = 8192  # limits what is parsed before its signature is checked
 
@@ -68,7 +68,8 @@ async def read_claims(request: Request) -> Claims:
     except ExpiredToken as error:
         raise Problem("token_expired") from error
     except InvalidToken as error:
-        raise Problem("invalid_token") from error
+        told = str(error) if isinstance(error, ClientMistake) else None
+        raise Problem("invalid_token", told) from error
 
 
 def _bearer_token(request: Request) -> str:
@@ -80,8 +81,7 @@ def _bearer_token(request: Request) -> str:
         raise Problem("not_authenticated")
     scheme, _, token = headers[0].partition(b" ")
     if len(headers) > 1 or scheme.lower() != b"bearer" or not 0 < len(token) <= MAX_TOKEN_BYTES:
-        reason = InvalidToken("not one header with one bearer token")
-        raise Problem("invalid_token", "Send one header: Authorization: Bearer <JWT>.") from reason
+        raise ClientMistake("Send one header: Authorization: Bearer <JWT>.")
     return token.decode("latin-1")
 
 

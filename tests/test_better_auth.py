@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import jwt
@@ -165,6 +166,15 @@ def test_forged_variants_are_refused(
         f"{head}.{encoded({**claims, 'sub': 'somebody else'})}.{signature}",
     ]
     assert {code(running, each) for each in forged} == {"invalid_token"}
+
+
+def test_a_session_token_is_told_from_a_jwt(running: Service, signed_up: dict[str, str]) -> None:
+    in_the_cookie = signed_up["cookie"].partition("session_token=")[2].partition(";")[0]
+    assert signed_up["session"] in in_the_cookie
+
+    for mistaken in (signed_up["session"], in_the_cookie, unquote(in_the_cookie)):
+        with connect(running, mistaken) as client:
+            assert "authClient.token()" in client.get("/api/tasks").json()["detail"]
 
 
 @pytest.mark.parametrize("claim", ["iss", "aud"])

@@ -49,6 +49,7 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "an unknown claim": {"sub": "ada", "role": "admin"},
     "an audience nobody asked for": {"sub": "ada", "aud": "somebody"},
     "an issuer nobody asked for": {"sub": "ada", "iss": "somebody"},
+    "a client id that is no audience of ours": {"sub": "ada", "client_id": "x", "azp": ["x"]},
     "a fractional exp": {"sub": "ada", "exp": timedelta(seconds=600.5)},
     "expired within the leeway": {"sub": "ada", "exp": timedelta(seconds=-5)},
     "valid from now, clocks differing": {
@@ -63,6 +64,12 @@ REFUSED: dict[str, str] = {
     "no exp": token(sub="ada", exp=None),
     "exp a string": token(sub="ada", exp=str(int(NOW + 600))),
     "exp true": token(sub="ada", exp=True),
+    "exp null": signed({"alg": "HS256"}, {"sub": "ada", "exp": None}),
+    "exp a list": token(sub="ada", exp=[NOW + 600]),
+    "exp in milliseconds": token(sub="ada", exp=(NOW + 600) * 1000),
+    "exp in microseconds": token(sub="ada", exp=int((NOW + 600) * 1_000_000)),
+    "exp ten years and a day ahead": token(sub="ada", exp=timedelta(days=3654)),
+    "exp 1e400": with_hmac(token().partition(".")[0] + "." + base64url(b'{"sub":"a","exp":1e400}')),
     "exp NaN": token(sub="ada", exp=math.nan),
     "exp infinite": token(sub="ada", exp=math.inf),
     "exp larger than any float": token(sub="ada", exp=10**400),
@@ -231,6 +238,63 @@ async def test_refusals_are_logged_without_the_token(
     assert wrong_secret_token.rpartition(".")[2] not in log_lines()
 
 
+SESSION_TOKEN = "dVzIvQhMu0UuhgHdCEjwHCpUhZ7s3nQb"
+MISTAKES: dict[str, tuple[str, str]] = {
+    "undefined": ("undefined", "the word undefined or null"),
+    "null": ("null", "the word undefined or null"),
+    "in quotes": (f'"{token(sub="ada")}"', "in quotes"),
+    "in single quotes": (f"'{token(sub='ada')}'", "in quotes"),
+    "undefined in quotes": ('"undefined"', "in quotes"),
+    "a JWE": (".".join(map(base64url, [b'{"alg":"RSA-OAEP"}', b"k", b"iv", b"c", b"t"])), "a JWE"),
+    "a JWE without a key": (base64url(b'{"alg":"dir"}') + "..aXY.Yw.dA", "a JWE"),
+    "a session token": (SESSION_TOKEN, "authClient.token()"),
+    "a session cookie": (f"{SESSION_TOKEN}.{'x/+' * 14}x=", "authClient.token()"),
+    "an encoded session cookie": (f"{SESSION_TOKEN}.{'%2B%2F' * 22}%3D", "authClient.token()"),
+    "exp in milliseconds": (token(sub="ada", exp=NOW * 1000), "not milliseconds"),
+}
+"""What developers send by mistake, and what the answer says of it."""
+
+
+@pytest.mark.parametrize(("sent", "told"), MISTAKES.values(), ids=MISTAKES)
+async def test_what_is_sent_in_place_of_a_token_is_named(
+    client: Person, log_lines: Callable[[], str], sent: str, told: str
+) -> None:
+    response = await client.get("/api/tasks", headers={"Authorization": f"Bearer {sent}"})
+
+    assert (response.status_code, response.json()["code"]) == (401, "invalid_token")
+    assert told in response.json()["detail"]
+    reasons = [json.loads(line).get("reason") for line in log_lines().splitlines()]
+    assert response.json()["detail"] in reasons
+    assert SESSION_TOKEN not in log_lines()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        *("Undefined", "nul", "undefined.null.x", "a.b.c.d", "a.b.c.d.e.f", "a.b.c.d.!", '"x'),
+        *(SESSION_TOKEN[:-1], f"{SESSION_TOKEN}.x", token("x" * 32, sub="ada"), token()),
+    ],
+)
+async def test_of_anything_else_nothing_is_told(client: Person, sent: str) -> None:
+    response = await client.get("/api/tasks", headers={"Authorization": f"Bearer {sent}"})
+
+    assert response.json()["detail"] == "This token is not valid here. Sign in again."
+
+
+@pytest.mark.parametrize(("seconds", "accepted"), [(0, True), (10, True), (11, False)])
+def test_a_token_lives_ten_years_at_most(
+    monkeypatch: pytest.MonkeyPatch, seconds: int, accepted: bool
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: NOW)
+    long = token(sub="ada", exp=NOW + 10 * 365.25 * 86_400 + seconds)
+
+    if accepted:
+        assert security.Verifier(SECRET).claims(long).user_id == "ada"
+    else:
+        with pytest.raises(security.InvalidToken):
+            security.Verifier(SECRET).claims(long)
+
+
 def test_a_token_dies_while_it_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     verifier = security.Verifier(SECRET)
     short = token(sub="ada", exp=NOW + 600)
@@ -252,6 +316,10 @@ def test_a_token_dies_while_it_is_remembered(monkeypatch: pytest.MonkeyPatch) ->
         ({"iss": "https://app", "aud": "other"}, False),
         ({"aud": "todo"}, False),
         ({"iss": "https://app"}, False),
+        ({"iss": "https://app", "azp": "todo", "client_id": "todo"}, False),
+        ({"iss": "https://app", "aud": ["other", 5]}, False),
+        ({"iss": "https://app", "aud": {"todo": 1}}, False),
+        ({"iss": "https://app", "aud": "todo", "azp": "other"}, True),
     ],
 )
 def test_issuer_and_audience_count_where_they_are_set(

@@ -27,6 +27,7 @@ KEYS: dict[str, Any] = {
     "EdDSA": ed25519.Ed25519PrivateKey.generate(),
     "ES256": ec.generate_private_key(ec.SECP256R1()),
     "ES512": ec.generate_private_key(ec.SECP521R1()),
+    "Ed25519": ed25519.Ed25519PrivateKey.generate(),
     "RS256": rsa.generate_private_key(65537, 2048),
     "PS256": rsa.generate_private_key(65537, 2048),
 }
@@ -222,6 +223,14 @@ FORGED: dict[str, Callable[[Source], str]] = {
     "an issuer with a slash": lambda source: source.token(iss=source.url + "/"),
     "another audience": lambda source: source.token(aud="http://127.0.0.1"),
     "no audience": lambda source: source.token(aud=None),
+    "an audience beside a client": lambda source: source.token(aud="x", azp=source.url),
+    "an empty audience beside a client": lambda source: source.token(aud=[], azp=source.url),
+    "another client": lambda source: source.token(aud=None, azp="http://127.0.0.1"),
+    "another client id": lambda source: source.token(aud=None, client_id=source.url + "/"),
+    "two clients": lambda source: source.token(aud=None, azp="x", client_id=source.url),
+    "a list of clients": lambda source: source.token(aud=None, azp=[source.url]),
+    "an object as client": lambda source: source.token(aud=None, azp={source.url: 1}),
+    "true as client": lambda source: source.token(aud=None, client_id=True),
     "no user": lambda source: source.token(sub=None),
     "no expiry": lambda source: source.token(exp=None),
     "not yet valid": lambda source: source.token(nbf=time.time() + 60),
@@ -255,6 +264,25 @@ async def test_forged_tokens_are_refused(
     client: httpx.AsyncClient, source: Source, name: str
 ) -> None:
     assert await outcome(client, FORGED[name](source)) == (401, "invalid_token")
+
+
+@pytest.mark.parametrize("claim", ["azp", "client_id"])
+async def test_a_token_without_audience_is_held_to_its_client(
+    client: httpx.AsyncClient, source: Source, claim: str
+) -> None:
+    assert await outcome(client, source.token(aud=None, **{claim: source.url})) == (200, "")
+
+
+@pytest.mark.parametrize("of_the_key", ["EdDSA", "Ed25519", None])
+def test_both_names_of_an_algorithm_mean_the_same(of_the_key: str | None) -> None:
+    verifier = security.Verifier(SECRET)
+    verifier.trust(security.read_keys({"keys": [published("EdDSA", "one", alg=of_the_key)]}))
+
+    for name in ("EdDSA", "Ed25519"):
+        theirs = jwt.encode(
+            {"sub": "ada", "exp": time.time() + 600}, KEYS["EdDSA"], name, headers={"kid": "one"}
+        )
+        assert verifier.claims(theirs).subject == "ada"
 
 
 async def test_an_expired_token_says_so(client: httpx.AsyncClient, source: Source) -> None:
@@ -431,6 +459,8 @@ UNUSABLE: list[dict[str, Any]] = [
     {"kty": "oct", "k": "c2VjcmV0"},
     published("EdDSA", use="enc"),
     published("EdDSA", alg="HS256"),
+    published("EdDSA", alg="Ed448"),
+    published("EdDSA", alg=["Ed25519"]),
     published("RS256", alg="HS256"),
     published("RS256", alg=["RS256"]),
     published("EdDSA", x="short"),

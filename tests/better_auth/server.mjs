@@ -1,6 +1,7 @@
 // A real Better Auth server in memory, for the tests: `node server.mjs EdDSA`.
 // It prints its URL when it is ready, and ends with its standard input. A line there is a command:
-// "sign-up <email>" prints a token that Better Auth's own client has fetched after a sign-up,
+// "sign-up <email>" prints a token that Better Auth's own client has fetched after a sign-up, and
+// what else that client has,
 // "sign <claims>" prints a token with claims of one's own, "rotate" has the next be signed by a new key.
 import { createServer } from "node:http";
 import { createInterface } from "node:readline";
@@ -46,7 +47,8 @@ async function signUp(email) {
   if (signedUp.error) throw new Error(JSON.stringify(signedUp.error));
   const { data, error } = await client.token();
   if (error) throw new Error(JSON.stringify(error));
-  return JSON.stringify({ token: data.token, user_id: signedUp.data.user.id });
+  const { user, token: session } = signedUp.data;
+  return JSON.stringify({ token: data.token, user_id: user.id, session, cookie });
 }
 
 const commands = {
