@@ -21,6 +21,7 @@ COOLDOWN_SECONDS = 5.0  # between fetches for unknown keys, however many tokens 
 FETCH_SECONDS = 10.0
 WAIT_SECONDS = 2.5  # how long a request waits for a fetch, which continues after that
 MAX_BYTES = 256 * 1024
+MAX_REDIRECTS = 3
 
 logger = logging.getLogger("todo.key_set")
 
@@ -84,12 +85,30 @@ class KeySet:
 
     async def _get(self) -> object:
         headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
-        async with self._client.stream("GET", self._url, headers=headers) as response:
-            if response.status_code != httpx.codes.OK:
-                raise ValueError(f"status {response.status_code}")
-            body = b""
-            async for chunk in response.aiter_raw():
-                body += chunk
-                if len(body) > MAX_BYTES:
-                    raise ValueError("too large")
-        return orjson.loads(body)
+        request = self._client.build_request("GET", self._url, headers=headers)
+        for _ in range(1 + MAX_REDIRECTS):
+            response = await self._client.send(request, stream=True)
+            async with contextlib.aclosing(response):
+                if response.next_request is None:
+                    return orjson.loads(await _body(response))
+            request = _redirected(request, response.next_request)
+        raise ValueError("too many redirects")
+
+
+def _redirected(sent: httpx.Request, request: httpx.Request) -> httpx.Request:
+    """Refuse to leave an origin by any other way than HTTPS, as httpx itself would not."""
+    before, url = sent.url, request.url
+    if url.scheme == "https" or (url.scheme, url.netloc) == (before.scheme, before.netloc):
+        return request
+    raise ValueError(f"redirected to {url.scheme} on another origin")
+
+
+async def _body(response: httpx.Response) -> bytes:
+    if response.status_code != httpx.codes.OK:
+        raise ValueError(f"status {response.status_code}")
+    body = b""
+    async for chunk in response.aiter_raw():
+        body += chunk
+        if len(body) > MAX_BYTES:
+            raise ValueError("too large")
+    return body

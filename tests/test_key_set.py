@@ -2,15 +2,20 @@
 
 import asyncio
 import contextlib
+import ipaddress
 import json
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
 import jwt
 import pytest
-from cryptography.hazmat.primitives import serialization
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,6 +63,18 @@ class Source:
         """Write an answer."""
         return b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body)
 
+    def redirects(self, *locations: str) -> None:
+        """Send each fetch on to a place, and then answer as before."""
+        left, then = [*locations], self.answers
+
+        async def answer() -> bytes:
+            if not left:
+                return await then()
+            head = f"HTTP/1.1 302 Found\r\nLocation: {left.pop(0)}\r\nContent-Length: 0\r\n\r\n"
+            return head.encode("latin-1")
+
+        self.answers = answer
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer as told."""
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
@@ -82,12 +99,47 @@ class Source:
 
 
 @contextlib.asynccontextmanager
-async def served(source: Source) -> AsyncIterator[None]:
+async def served(source: Source, tls: ssl.SSLContext | None = None) -> AsyncIterator[None]:
     """Run a source of keys until the block ends."""
-    server = await asyncio.start_server(source.serve, "127.0.0.1", 0)
-    source.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server = await asyncio.start_server(source.serve, "127.0.0.1", 0, ssl=tls)
+    port = server.sockets[0].getsockname()[1]
+    source.url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
     yield
     server.close()
+
+
+@pytest.fixture
+def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
+    """Make a certificate that everybody trusts."""
+    key, address = KEYS["ES256"], ipaddress.ip_address("127.0.0.1")
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "tests")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(address)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = tmp_path / "tls.pem"
+    written = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    pem.write_bytes(written + certificate.public_bytes(serialization.Encoding.PEM))
+    monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pem)
+    return context
+
+
+@pytest.fixture
+async def other() -> AsyncIterator[Source]:
+    """Run another source, on another origin."""
+    other = Source()
+    async with served(other):
+        yield other
 
 
 @pytest.fixture
@@ -413,6 +465,64 @@ async def test_what_is_wrong_with_the_source_breaks_nothing(
     assert unknown == (503, "unavailable")
     assert waited < 1
     assert known == [(200, "")] * 3
+
+
+async def test_a_redirect_within_the_origin_is_followed(
+    configured: Settings, source: Source
+) -> None:
+    source.redirects("/moved", f"{source.url}/moved/again", "last?x=1")
+    async with service(configured, better_auth_url=source.url) as client:
+        assert await outcome(client, source.token()) == (200, "")
+    assert source.fetches == 4
+
+
+async def test_a_redirect_to_https_is_followed(
+    configured: Settings, source: Source, tls: ssl.SSLContext
+) -> None:
+    secure = Source()
+    async with served(secure, tls):
+        source.redirects(f"{secure.url}/keys")
+        secure.redirects("/moved")
+        async with service(configured, better_auth_url=source.url) as client:
+            assert await outcome(client, source.token()) == (200, "")
+        assert (source.fetches, secure.fetches) == (1, 2)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_redirect_from_https_to_http_is_not_followed(
+    configured: Settings, source: Source, tls: ssl.SSLContext
+) -> None:
+    secure = Source()
+    async with served(secure, tls):
+        secure.redirects(*[source.url] * 50)
+        async with service(configured, better_auth_url=secure.url) as client:
+            assert await outcome(client, secure.token()) == (503, "unavailable")
+    assert source.fetches == 0
+    assert secure.fetches > 0
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    "location",
+    [
+        *("{other}", "{other}/api/auth/jwks", "//{host}/", "http://localhost:{port}/", "/again"),
+        *("file:///etc/passwd", "file:{source}", "ftp://{host}/", "data:application/json,{{}}"),
+        *("javascript:0", "http://[", "http://", "http://127.0.0.1:99999/", "//", "\xff\xfe", ""),
+        *("https://{host}/", "https://127.0.0.1:1/", "http://{user}@{host}/"),
+    ],
+)
+async def test_other_redirects_are_not_followed(
+    client: httpx.AsyncClient, source: Source, other: Source, location: str
+) -> None:
+    host = other.url.partition("//")[2]
+    port, before = source.url.rpartition(":")[2], source.fetches
+    place = location.format(other=other.url, source=source.url, host=host, port=port, user="u:p")
+    source.redirects(*[place] * 50)
+
+    assert await outcome(client, source.token(kid="unknown")) == (503, "unavailable")
+    assert other.fetches == 0
+    assert source.fetches <= before + 1 + key_set.MAX_REDIRECTS
+    assert await outcome(client, source.token(jti="known")) == (200, "")
 
 
 @pytest.mark.usefixtures("impatient")
