@@ -243,8 +243,10 @@ class Accounts:
             max_age=self._settings.refresh_idle_days * 24 * 3600,
             **self._cookie(),
         )
+        token = self._issuer.access_token(user["id"], session)
         return {
-            "access_token": self._issuer.access_token(user["id"], session),
+            "access_token": token,
+            "token": token,
             "token_type": "bearer",
             "expires_in": self._settings.access_token_seconds,
             # The row may hold more than clients may see.

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from functools import cache, lru_cache
 from inspect import isclass, iscoroutinefunction
+from io import BytesIO
 from typing import Any, NamedTuple, get_args, get_origin
 from urllib.parse import parse_qsl
 
@@ -26,6 +27,7 @@ from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import from_json
+from python_multipart import parse_form
 from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -38,6 +40,8 @@ from errors import Problem
 MAX_BODY_BYTES = 64 * 1024
 BODY_SECONDS = 15.0
 NO_CONTENT, NOT_MODIFIED = 204, 304
+_JSON = re.compile(r"application/(.*\+)?json")
+_URLENCODED, _MULTIPART = "application/x-www-form-urlencoded", "multipart/form-data"
 
 MAX_KEPT_QUERY_BYTES = 256
 """Queries up to this length are parsed once and cached, because clients repeat them."""
@@ -275,9 +279,10 @@ async def _arguments(
 async def _add_body(
     field: _Field, request: Request, values: dict[str, Any], errors: list[Any]
 ) -> None:
-    is_form, is_required = isinstance(field.field_info, Form), field.field_info.is_required()
-    if body := await read_body(request, "x-www-form-urlencoded" if is_form else "json"):
-        document = dict(parse_qsl(body.decode(errors="replace"))) if is_form else _parse(body)
+    is_required = field.field_info.is_required()
+    if body := await read_body(request):
+        content_type = call_of(request).headers.get(b"content-type", b"").decode("latin-1")
+        document = _document(field, body, content_type)
         if not is_required and (document is None or document == {}):
             return
         ignores = request.app.state.settings.unknown_fields == "ignore"
@@ -313,14 +318,19 @@ def _read_query(sent: bytes, field: _Field) -> tuple[Any, list[Any]]:
     given = parse_qsl(sent.decode("latin-1"), keep_blank_values=True)
     values: dict[str, Any] = dict(given)
     lists = _lists(field)
-    if len(values) < len(given):
-        counts = Counter(name for name, _ in given)
-        if repeated := [name for name in counts if counts[name] > 1 and name not in lists]:
-            return None, [{"type": "repeated", "loc": ("query", name)} for name in repeated]
+    if len(values) < len(given) and (errors := _repeated("query", given, lists)):
+        return None, errors
     for name in lists & values.keys():
         values[name] = [value for given_name, value in given if given_name == name]
     found: tuple[Any, list[Any]] = field.validate(values, loc=("query",))
     return found
+
+
+def _repeated(
+    place: str, pairs: list[tuple[str, str]], lists: frozenset[str] = frozenset()
+) -> list[Any]:
+    counts = Counter(name for name, _ in pairs if name not in lists)
+    return [{"type": "repeated", "loc": (place, name)} for name in counts if counts[name] > 1]
 
 
 @cache
@@ -331,8 +341,8 @@ def _lists(query: _Field) -> frozenset[str]:
     return frozenset(own | {name for name, meant in spellings.PARAMETERS.items() if meant in own})
 
 
-async def read_body(request: Request, subtype: str | None = None) -> bytes:
-    """Read a body of at most 64 KiB, and of this type. Raise `Problem` 408, 413 or 415."""
+async def read_body(request: Request) -> bytes:
+    """Read a body of at most 64 KiB. Raise `Problem` 408 or 413."""
     headers: dict[bytes, bytes] = call_of(request).headers
     length = int(headers.get(b"content-length", 0))
     if not length and b"transfer-encoding" not in headers:
@@ -348,16 +358,20 @@ async def read_body(request: Request, subtype: str | None = None) -> bytes:
                     raise Problem("body_too_large")
     except (TimeoutError, ClientDisconnect) as error:
         raise Problem("request_timeout") from error
-    if body and subtype and not _is(subtype, headers.get(b"content-type", b"").decode("latin-1")):
-        raise Problem(
-            "unsupported_media_type", f"Send the body with Content-Type: application/{subtype}."
-        )
     return body
 
 
-def _is(wanted: str, content_type: str) -> bool:
-    kind, _, subtype = content_type.partition(";")[0].strip().lower().partition("/")
-    return kind == "application" and (subtype == wanted or subtype.endswith("+" + wanted))
+def _document(field: _Field, body: bytes, content_type: str) -> Any:  # noqa: ANN401  (JSON)
+    """Parse a body of a type that the route takes. Raise `Problem` 415 or 422."""
+    is_form = isinstance(field.field_info, Form)
+    media_type = content_type.partition(";")[0].strip().lower()
+    if not is_form and _JSON.fullmatch(media_type):
+        return _parse(body)
+    names = getattr(field.field_info.annotation, "form_names", None)
+    if media_type in {_URLENCODED, _MULTIPART} and (is_form or names):
+        return _parse_form(body, content_type, names)
+    wanted = _URLENCODED if is_form else "application/json"
+    raise Problem("unsupported_media_type", f"Send the body with Content-Type: {wanted}.")
 
 
 def _parse(body: bytes) -> Any:  # noqa: ANN401  (any JSON value)
@@ -368,6 +382,31 @@ def _parse(body: bytes) -> Any:  # noqa: ANN401  (any JSON value)
     try:
         return from_json(body.removeprefix(BOM_UTF8), allow_inf_nan=False)
     except ValueError as error:
-        detail = f"The body is not valid JSON: {error}."
-        errors = [{"detail": detail, "pointer": "#"}]
-        raise Problem("validation_error", detail, errors=errors) from error
+        raise _unreadable(f"The body is not valid JSON: {error}.") from error
+
+
+def _parse_form(body: bytes, content_type: str, names: dict[str, str] | None) -> dict[str, str]:
+    """Parse a form: its text, by the names that the route's model has. Raise `Problem` 422.
+
+    What is empty counts as absent (RFC 6749, section 3.2), like what is uploaded.
+    """
+    parts: list[Any] = []
+    headers = {"Content-Type": content_type.encode("latin-1")}
+    try:
+        if content_type.strip().lower().startswith(_URLENCODED):
+            pairs = parse_qsl(body.decode(), errors="strict")
+        else:
+            parse_form(headers, BytesIO(body), on_field=parts.append, on_file=None)
+            texts = [(part.field_name or b"", part.value or b"") for part in parts]
+            pairs = [(name.decode(), value.decode()) for name, value in texts if value]
+    except ValueError as error:
+        raise _unreadable("The body is not a valid form in UTF-8.") from error
+    if names:
+        pairs = [(names[name], value) for name, value in pairs if name in names]
+    if repeated := _repeated("body", pairs):
+        raise RequestValidationError(repeated)
+    return dict(pairs)
+
+
+def _unreadable(detail: str) -> Problem:
+    return Problem("validation_error", detail, errors=[{"detail": detail, "pointer": "#"}])

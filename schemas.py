@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Container
 from datetime import UTC, date, datetime, time
-from typing import Annotated, Any, Literal, NotRequired, Self
+from typing import Annotated, Any, ClassVar, Literal, NotRequired, Self
 
 import orjson
 from email_validator import EmailNotValidError, validate_email
@@ -236,10 +236,14 @@ class UserRead(TypedDict):
     created_at: Annotated[datetime, Field(examples=["2026-11-20T10:00:00Z"])]
 
 
+JWT = Annotated[str, Field(examples=["eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ1MSJ9.c2ln"])]
+
+
 class TokenRead(TypedDict):
     """An access token and its user."""
 
-    access_token: Annotated[str, Field(examples=["eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ1MSJ9.c2ln"])]
+    access_token: JWT
+    token: Annotated[JWT, Field(description="The same.")]
     token_type: Annotated[Literal["bearer"], Field(examples=["bearer"])]
     expires_in: Annotated[int, Field(description="Seconds.", examples=[900])]
     user: UserRead
@@ -336,6 +340,9 @@ class Registration(_Strict):
 
 class Credentials(_Strict):
     """What users sign in with."""
+
+    # In OAuth 2.0's form, and in that of a page without a script.
+    form_names: ClassVar = {"username": "email", "email": "email", "password": "password"}
 
     email: GivenEmail = Field(examples=["ada@example.com"])
     password: Password = Field(examples=["correct horse battery"])

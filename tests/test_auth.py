@@ -104,7 +104,8 @@ async def test_a_user_signs_up_and_in(browser: Person) -> None:
     assert registered.headers["Cache-Control"] == "no-store"
     assert user.keys() == {"id", "email", "name", "created_at"}
     assert (user["email"], user["name"]) == (email, "Ada")
-    assert answer.keys() == {"access_token", "token_type", "expires_in", "user"}
+    assert answer.keys() == {"access_token", "token", "token_type", "expires_in", "user"}
+    assert answer["token"] == answer["access_token"]
     assert (answer["token_type"], answer["expires_in"], answer["user"]) == ("bearer", 900, user)
     assert (await browser.get(f"{AUTH}/me", headers=bearer(answer))).json() == user
 
@@ -145,6 +146,172 @@ async def test_oauth2_clients_sign_in_with_a_form(browser: Person) -> None:
     assert await code(wrong) == (401, "invalid_credentials")
     assert await code(as_json) == (415, "unsupported_media_type")
     assert "x-www-form-urlencoded" in as_json.json()["detail"]
+
+
+URLENCODED = "application/x-www-form-urlencoded"
+MULTIPART = "multipart/form-data; boundary=b"
+
+
+def multipart(*fields: bytes, end: bytes = b"--b--\r\n") -> bytes:
+    """Write a form: of each field, what follows its name's quote."""
+    head = b'--b\r\nContent-Disposition: form-data; name="'
+    return b"".join(head + field + b"\r\n" for field in fields) + end
+
+
+@pytest.mark.parametrize("path", ["login", "token"])
+async def test_forms_sign_in(browser: Person, path: str) -> None:
+    email = new_email()
+    await sign_up(browser, email=email, password="caf\u00e9 ☃ & 1+1=2", name=None)
+    form = {"username": email, "password": "caf\u00e9 ☃ & 1+1=2", "client_id": "x", "scope": ""}
+    raw = multipart(
+        b'username"; x="y"\r\nX-Y: z\r\n\r\n' + email.encode(),
+        b'password"\r\nContent-Type: text/plain\r\n\r\n' + form["password"].encode(),
+        end=b"--b--",
+    )
+
+    urlencoded = await browser.post(f"{AUTH}/{path}", data=form)
+    in_parts = await browser.post(
+        f"{AUTH}/{path}", files={name: (None, value) for name, value in form.items()}
+    )
+    shouted = await browser.post(
+        f"{AUTH}/{path}", content=raw, headers={"Content-Type": " MULTIPART/form-data ;Boundary=b"}
+    )
+
+    for response in (urlencoded, in_parts, shouted):
+        assert response.status_code == 200, response.text
+        assert response.json()["user"]["email"] == email
+        assert "refresh_token=" in response.headers["Set-Cookie"]
+
+
+async def test_a_page_without_a_script_signs_in(browser: Person) -> None:
+    email = new_email()
+    await sign_up(browser, email=email, name=None)
+
+    response = await browser.post(f"{AUTH}/login", data={"email": email, "password": PASSWORD})
+
+    assert response.json()["user"]["email"] == email
+
+
+@pytest.mark.parametrize("path", ["register", "password", "me"])
+@pytest.mark.parametrize("content_type", [URLENCODED, MULTIPART, "application/x-url-encoded"])
+async def test_only_signing_in_takes_forms(browser: Person, path: str, content_type: str) -> None:
+    answer = await sign_up(browser, name=None)
+    method = "PATCH" if path == "me" else "POST"
+
+    response = await browser.request(
+        method,
+        f"{AUTH}/{path}",
+        content=b"name=x&email=x%40example.com&password=x",
+        headers={"Content-Type": content_type, **bearer(answer)},
+    )
+
+    assert await code(response) == (415, "unsupported_media_type")
+
+
+FORMS: dict[str, tuple[str, bytes]] = {
+    "repeated": (URLENCODED, b"username=x&username=y&password=x"),
+    "repeated, the same": (URLENCODED, b"username=x&password=x&password=x"),
+    "cut in a character": (URLENCODED, b"username=x&password=%C3"),
+    "not UTF-8": (URLENCODED, b"username=x&password=\xff"),
+    "a lone surrogate": (URLENCODED, b"username=x&password=%ED%A0%80"),
+    "NUL": (URLENCODED, b"username=x&password=%00"),
+    "UTF-16": (URLENCODED, "username=x&password=x".encode("utf-16")),
+    "JSON": (URLENCODED, b'{"username": "x", "password": "x"}'),
+    "semicolons": (URLENCODED, b"username=x;password=x"),
+    "brackets": (URLENCODED, b"username[]=x&password[]=x"),
+    "16,000 fields": (URLENCODED, b"a=1&" * 16_000),
+    "empty fields": (URLENCODED, b"username=&password="),
+    "no boundary": ("multipart/form-data", multipart(b'username"\r\n\r\nx')),
+    "an empty boundary": ("multipart/form-data; boundary=", multipart(b'username"\r\n\r\nx')),
+    "another boundary": (MULTIPART + "x", multipart(b'username"\r\n\r\nx')),
+    "an endless boundary": (MULTIPART + "x" * 8000, multipart(b'username"\r\n\r\nx')),
+    "a boundary that is no text": ("multipart/form-data; boundary=\xff", b"--\xff\r\n"),
+    "a boundary in another notation": ("multipart/form-data; boundary*=utf-8''%ff", b"--\xff\r\n"),
+    "no part": (MULTIPART, b"--b--\r\n"),
+    "a part without a head": (MULTIPART, b"--b\r\n\r\nx\r\n--b--\r\n"),
+    "a part without a name": (
+        MULTIPART,
+        b"--b\r\nContent-Disposition: form-data\r\n\r\nx\r\n--b--",
+    ),
+    "a head without an end": (MULTIPART, b"--b\r\n" + b"A:" * 30_000),
+    "1,000 heads": (MULTIPART, b"--b\r\n" + b"A:b\r\n" * 1_000),
+    "repeated parts": (
+        MULTIPART,
+        multipart(b'username"\r\n\r\nx', b'password"\r\n\r\nx', b'password"\r\n\r\ny'),
+    ),
+    "a file": (
+        MULTIPART,
+        multipart(b'username"\r\n\r\nx', b'password"; filename="x"\r\n\r\nx'),
+    ),
+    "cut short": (
+        MULTIPART,
+        multipart(b'username"\r\n\r\nx', b'password"\r\n\r\nx', end=b""),
+    ),
+    "parts that are not UTF-8": (
+        MULTIPART,
+        multipart(b'username"\r\n\r\nx', b'password"\r\n\r\n\xff'),
+    ),
+    "bad base64": (
+        MULTIPART,
+        multipart(
+            b'username"\r\n\r\nx', b'password"\r\nContent-Transfer-Encoding: base64\r\n\r\n!!!!!'
+        ),
+    ),
+    "1,000 parts": (MULTIPART, multipart(*[b'a"\r\n\r\n1'] * 1_000)),
+    "empty parts": (MULTIPART, multipart(b'username"\r\n\r\n', b'password"\r\n\r\n')),
+    "a long password": (
+        MULTIPART,
+        multipart(b'username"\r\n\r\nx', b'password"\r\n\r\n' + b"x" * 60_000),
+    ),
+}
+
+
+@pytest.mark.parametrize("path", ["login", "token"])
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+async def test_forms_against_the_rules_are_refused(
+    browser: Person, path: str, form: tuple[str, bytes]
+) -> None:
+    content_type, content = form
+
+    response = await browser.post(
+        f"{AUTH}/{path}",
+        content=content,
+        headers={b"Content-Type": content_type.encode("latin-1")},
+    )
+
+    assert_helpful(response, 422)
+    assert "Set-Cookie" not in response.headers
+
+
+async def test_an_email_in_a_form_has_one_name(browser: Person) -> None:
+    form = {"username": "x@example.com", "email": "y@example.com", "password": PASSWORD}
+
+    response = await browser.post(f"{AUTH}/login", data=form)
+
+    assert_helpful(response, 422)
+    assert response.json()["detail"] == "email: is given more than once"
+
+
+@pytest.mark.parametrize("path", ["login", "token"])
+@pytest.mark.parametrize("content_type", [URLENCODED, MULTIPART])
+async def test_a_form_larger_than_64_kib_is_not_read(
+    browser: Person, path: str, content_type: str
+) -> None:
+    content = multipart(b'x"\r\n\r\n' + b"x" * 70_000)
+
+    response = await browser.post(
+        f"{AUTH}/{path}", content=content, headers={"Content-Type": content_type}
+    )
+
+    assert await code(response) == (413, "body_too_large")
+
+
+async def test_the_name_in_oauth2s_form_is_none_in_json(browser: Person) -> None:
+    response = await browser.post(
+        f"{AUTH}/login", json={"username": "x@example.com", "password": PASSWORD}
+    )
+
+    assert_helpful(response, 422)
 
 
 @pytest.mark.parametrize("spelling", ["{}", " {} ", "{}\n", "ＡＤＡ", "upper"])
