@@ -624,5 +624,5 @@ LIST_REVOCATIONS = Statement[Revoked]("""
 CLEAN_UP = Statement[dict[str, str]](f"""
     WITH expired AS (DELETE FROM revocations WHERE expires_at < now()),
     dead AS (DELETE FROM sessions WHERE NOT ({_ALIVE})),
-    forgotten AS (DELETE FROM idempotency_keys WHERE created_at < now() - interval '1 day')
+    forgotten AS (DELETE FROM idempotency_keys WHERE created_at < now() - interval '30 days')
     DELETE FROM users WHERE starts_with(id, 'local_') AND email IS NULL""")
