@@ -43,6 +43,11 @@ SKEW_SECONDS = 60
 """How far ahead the clock of another of our machines may be."""
 
 
+def token_lifetime(settings: Settings) -> timedelta:
+    """Return how long a session's access tokens may be good after it has ended."""
+    return timedelta(seconds=settings.access_token_seconds + LEEWAY_SECONDS + SKEW_SECONDS)
+
+
 class Accounts:
     """The logic of the auth routes, for one request and its response.
 
@@ -64,8 +69,7 @@ class Accounts:
             "idle": timedelta(days=self._settings.refresh_idle_days),
             "longest": timedelta(days=self._settings.refresh_max_days),
         }
-        lifetime = self._settings.access_token_seconds + LEEWAY_SECONDS + SKEW_SECONDS
-        self._lifetime = timedelta(seconds=lifetime)
+        self._lifetime = token_lifetime(self._settings)
 
     async def sign_up(self, who: Registration) -> UserRead:
         """Create an account. Raise `Problem` 409 if the email already has one, 422, 429, 503."""

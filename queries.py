@@ -578,19 +578,19 @@ END_SESSIONS = Statement[dict[str, str]](f"""
 CHANGE_PASSWORD = Statement[UserRead](
     f"""
     WITH changed AS (
-        UPDATE users SET password_hash = :better WHERE id = :owner AND password_hash = :known
-        RETURNING {_USER}
+        UPDATE users SET password_hash = :better
+        WHERE id = :owner AND password_hash IS NOT DISTINCT FROM :known RETURNING {_USER}
     ),
-    ended AS (
-        DELETE FROM sessions WHERE user_id = :owner AND EXISTS (SELECT id FROM changed)
-        RETURNING id
-    ),
+    ended AS (DELETE FROM sessions USING changed WHERE user_id = :owner RETURNING sessions.id),
     {_REVOKED},
-    started AS (INSERT INTO sessions (user_id, id) SELECT :owner, :session FROM changed)
+    started AS (
+        INSERT INTO sessions (user_id, id)
+        SELECT :owner, :session::text FROM changed WHERE :session::text IS NOT NULL
+    )
     SELECT * FROM changed""",
     after=_LOCK_OWNER,
 )
-"""Ends every session and starts another."""
+"""Ends every session and starts another, if one is given."""
 
 _GONE = """
     SELECT concat('session:', sessions.id) FROM sessions, gone WHERE sessions.user_id = :owner

@@ -151,6 +151,14 @@ def client(connect: Callable[[str | None], Person]) -> Person:
 
 
 @pytest.fixture
+def browser(connect: Callable[[str | None], Person]) -> Person:
+    """Give a client that keeps cookies, as over HTTPS."""
+    person = connect(None)
+    person.base_url = httpx.URL("https://test")
+    return person
+
+
+@pytest.fixture
 def ada_id() -> str:
     """Give an id that no other test uses."""
     return f"ada-{next(_numbers)}"

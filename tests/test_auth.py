@@ -84,14 +84,6 @@ async def code(response: httpx.Response) -> tuple[int, str]:
     return response.status_code, response.json()["code"]
 
 
-@pytest.fixture
-def browser(connect: Connect) -> Person:
-    """Give a client that keeps cookies, as over HTTPS."""
-    person = connect(None)
-    person.base_url = httpx.URL("https://test")
-    return person
-
-
 async def test_a_user_signs_up_and_in(browser: Person) -> None:
     email = new_email()
 

@@ -1,0 +1,64 @@
+"""Give an account a new password: `uv run reset_password.py EMAIL`."""
+
+import argparse
+import asyncio
+import contextlib
+import secrets
+import sys
+
+import accounts
+import db
+import errors
+import folding
+import passwords
+import queries
+import schemas
+import settings
+
+
+def address(text: str) -> str:
+    """Return an email as accounts keep it. Raise `ValueError`."""
+    return schemas.Credentials(email=text, password="").email
+
+
+async def reset(configured: settings.Settings, email: str) -> str | None:
+    """Return the account's new password, or None if no account has this email.
+
+    Its sessions end, and their tokens are revoked. Raise `errors.CannotStart` or `Problem` if the
+    database cannot be used.
+    """
+    password, key = secrets.token_urlsafe(12), folding.folded(email)
+    with contextlib.closing(passwords.Passwords()) as hashing:
+        better = await hashing.hash(password)
+    with db.locate(configured) as database:
+        async with db.connect(configured, database.url):
+            while account := await queries.FIND_ACCOUNT.first(email_key=key):
+                if await queries.CHANGE_PASSWORD.first(
+                    owner=account["id"],
+                    known=account["password_hash"],  # or it was changed meanwhile: look again
+                    better=better,
+                    session=None,
+                    lifetime=accounts.token_lifetime(configured),
+                ):
+                    return password
+    return None
+
+
+def main() -> None:
+    """Print a new password; the account is signed out everywhere."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "email", type=address, help="the email of the account, such as ada@example.com"
+    )
+    email = parser.parse_args().email
+    try:
+        password = asyncio.run(reset(settings.load(), email))
+    except (errors.CannotStart, errors.Problem) as error:
+        sys.exit(str(error))
+    if password is None:
+        sys.exit("no account has this email")
+    print(password)
+
+
+if __name__ == "__main__":
+    main()
