@@ -10,7 +10,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-import queries
+import account_queries
 from calls import call_of
 from errors import Problem
 from folding import folded
@@ -78,7 +78,7 @@ class Accounts:
         await self._limits.count(self._request, self._limits.auth, "account", name)
         if why := self._passwords.weakness(who.password, who.email):
             raise _invalid("password", why)
-        user = await queries.CREATE_ACCOUNT.one(
+        user = await account_queries.CREATE_ACCOUNT.one(
             owner=new_user_id(),
             email=who.email,
             email_key=key,
@@ -94,18 +94,18 @@ class Accounts:
         name = self._issuer.name(key)
         await self._limits.count(self._request, self._limits.auth, "account", name)
         while True:  # retry if the hash is upgraded before the session starts
-            account = await queries.FIND_ACCOUNT.first(email_key=key)
+            account = await account_queries.FIND_ACCOUNT.first(email_key=key)
             known = account and account["password_hash"]
             right, better = await self._passwords.verify(password, known)
             if not right or not account or not known:
                 log_event(self._request, "sign_in_refused", logging.WARNING, email=name)
                 raise Problem("invalid_credentials")
             owner, session = account["id"], new_session()
-            if better and await queries.REHASH_PASSWORD.first(
+            if better and await account_queries.REHASH_PASSWORD.first(
                 owner=owner, known=known, better=better
             ):
                 known = better
-            if await queries.START_SESSION.first(session=session, owner=owner, known=known):
+            if await account_queries.START_SESSION.first(session=session, owner=owner, known=known):
                 call_of(self._request).user_id = owner
                 log_event(self._request, "signed_in", email=name)
                 return self._token(account, session, 0)
@@ -122,15 +122,15 @@ class Accounts:
             await self._limits.count(self._request, limit, "address", address(self._request))
             raise Problem("refresh_token_invalid") from error
         await self._limits.count(self._request, self._limits.refresh, "session", session)
-        rotated = await queries.ROTATE_SESSION.first(
+        rotated = await account_queries.ROTATE_SESSION.first(
             session=session, counter=counter, grace=GRACE, **self._alive
         )
         if not rotated:
             # If the session is alive, an old token of it was used: it may be stolen.
-            if alive := await queries.FIND_SESSION.first(session=session, **self._alive):
+            if alive := await account_queries.FIND_SESSION.first(session=session, **self._alive):
                 owner = alive["user_id"]
                 log_event(self._request, "refresh_reused", logging.WARNING, user_id=owner)
-                await queries.END_SESSION.all(session=session, lifetime=self._lifetime)
+                await account_queries.END_SESSION.all(session=session, lifetime=self._lifetime)
                 await self._revocations.load()
             raise Problem("refresh_token_invalid")
         call_of(self._request).user_id = rotated["id"]
@@ -152,11 +152,11 @@ class Accounts:
             await self._end_everywhere(sessions, owners)
         # End the sent sessions last: if a statement fails, a retry can still identify the user.
         for session in sessions:
-            ended = await queries.END_SESSION.all(session=session, lifetime=self._lifetime)
+            ended = await account_queries.END_SESSION.all(session=session, lifetime=self._lifetime)
             owners.update(row["user_id"] for row in ended)
         if claims and not claims.session:
             left = timedelta(seconds=claims.expires - time.time())
-            await queries.REVOKE.one(key=claims.keys[-1], lifetime=left + self._lifetime)
+            await account_queries.REVOKE.one(key=claims.keys[-1], lifetime=left + self._lifetime)
         self._response.delete_cookie(COOKIE, **self._cookie())
         if sessions or claims:
             await self._revocations.load()
@@ -166,12 +166,12 @@ class Accounts:
     async def _end_everywhere(self, sessions: set[str], owners: set[str]) -> None:
         """End all sessions of the owners, and of the sessions' owners, which are added to them."""
         for session in sessions:
-            alive = await queries.FIND_SESSION.all(session=session, **self._alive)
+            alive = await account_queries.FIND_SESSION.all(session=session, **self._alive)
             owners.update(row["user_id"] for row in alive)
         for owner in owners:
-            await queries.END_SESSIONS.all(owner=owner, lifetime=self._lifetime)
+            await account_queries.END_SESSIONS.all(owner=owner, lifetime=self._lifetime)
             if not owner.startswith(LOCAL):
-                await queries.REVOKE.one(key=USER_KEY + owner, lifetime=LONGEST)
+                await account_queries.REVOKE.one(key=USER_KEY + owner, lifetime=LONGEST)
 
     async def _claims(self) -> Claims | None:
         """Return the token's claims; of an expired or revoked one, only if they name a session."""
@@ -193,12 +193,12 @@ class Accounts:
 
     async def change_password(self, user_id: str, current: str, new: str) -> TokenRead:
         """Change it and end every other session. Raise `Problem` 403, 422, 429, 503."""
-        account = await queries.FIND_OWN_ACCOUNT.first(owner=user_id)
+        account = await account_queries.FIND_OWN_ACCOUNT.first(owner=user_id)
         account = await self._prove(user_id, account, current)
         if why := self._passwords.weakness(new, account["email"] or ""):
             raise _invalid("new_password", why)
         session = new_session()
-        changed = await queries.CHANGE_PASSWORD.first(
+        changed = await account_queries.CHANGE_PASSWORD.first(
             owner=user_id,
             known=account["password_hash"],
             better=await self._passwords.hash(new),
@@ -213,15 +213,17 @@ class Accounts:
 
     async def delete(self, user_id: str, password: str | None) -> None:
         """Delete a user and all their data. Raise `Problem` 401, 403, 422, 429, 503."""
-        account = await queries.FIND_OWN_ACCOUNT.first(owner=user_id)
+        account = await account_queries.FIND_OWN_ACCOUNT.first(owner=user_id)
         known = account and account["password_hash"]
         if known is not None:
             if password is None:
                 raise _invalid("password", "is required")
             await self._prove(user_id, account, password)
-        if not await queries.DELETE_ACCOUNT.first(owner=user_id, known=known, lifetime=LONGEST):
+        if not await account_queries.DELETE_ACCOUNT.first(
+            owner=user_id, known=known, lifetime=LONGEST
+        ):
             # Changed or deleted in the meantime.
-            left = await queries.FIND_OWN_ACCOUNT.first(owner=user_id)
+            left = await account_queries.FIND_OWN_ACCOUNT.first(owner=user_id)
             was_changed = left and left["password_hash"]
             raise Problem("wrong_password" if was_changed else "token_revoked")
         await self._revocations.load()
@@ -229,8 +231,8 @@ class Accounts:
         log_event(self._request, "account_deleted")
 
     async def _prove(
-        self, user_id: str, account: queries.UserRow | None, password: str
-    ) -> queries.UserRow:
+        self, user_id: str, account: account_queries.UserRow | None, password: str
+    ) -> account_queries.UserRow:
         """Verify the current password. Raise `Problem` 403, 429, 503."""
         await self._limits.count(self._request, self._limits.auth, "account", user_id)
         right, _ = await self._passwords.verify(password, account and account["password_hash"])

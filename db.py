@@ -282,10 +282,7 @@ class _Pool:
         self._give(await self._connect(time.monotonic() + DEADLINE_SECONDS))
 
     async def fetch(self, steps: list[Step], limits: Limits) -> "list[asyncpg.Record]":
-        """Run a statement, or several in one transaction, on a free connection.
-
-        Those that may take long have at most half of the connections.
-        """
+        """Run statements on a connection. Those that may take long have at most half of them."""
         if limits.begin == limits.end:
             return await self._fetch(steps, limits)
         async with asyncio.timeout_at(limits.begin):
@@ -417,10 +414,7 @@ async def _close(connection: asyncpg.Connection) -> None:
 
 @contextlib.asynccontextmanager
 async def connect(settings: Settings, url: str) -> AsyncIterator[None]:
-    """Run migrations, if so configured, and keep a pool open for `Statement`s.
-
-    Raise `errors.CannotStart` if the database cannot be reached or migrated.
-    """
+    """Migrate, if so configured, and keep a pool open. Raise `errors.CannotStart` if it fails."""
     global _pool  # noqa: PLW0603  (one pool per worker)
     try:
         await run_sync(url, upgrade if settings.migrate_on_start else _check_migrated)

@@ -6,9 +6,10 @@ from urllib.parse import quote
 import orjson
 from starlette.requests import Request
 
+from dates import first_moment
 from errors import bad_parameter
 from folding import search_key
-from schemas import TaskFilter, TaskRead, first_moment
+from schemas import TaskFilter, TaskRead
 from security import Cursors
 from spellings import STARTS
 

@@ -1,21 +1,20 @@
-r"""Every SQL statement, as text: the one file to audit for isolation.
+r"""Every SQL statement on tasks and tags, as text; `account_queries.py` has the others.
 
-Each statement on a user's data takes the user's id as `:owner`, but for a few look-ups by email or
-session, which tests/test_isolation.py lists with the reason. `print(queries.GET_TASK.text)` shows
-one whole; psql takes it after `\set owner '''ada'''` and so on.
+These two files are what to audit for isolation: each statement on a user's data takes the user's id
+as `:owner`, but for a few look-ups by email or session, which tests/test_isolation.py lists with
+the reason. `print(queries.GET_TASK.text)` shows one whole; psql takes it after
+`\set owner '''ada'''` and so on.
 
-In this order: what statements share, revisions, lists, one task, many tasks, tags, changes,
-accounts and sessions, revocations and cleaning up.
+In this order: what statements share, revisions, lists, one task, many tasks, tags, changes.
 """
 
-from datetime import datetime
 from functools import cache
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 from asyncpg import Record
 
 from db import Statement
-from schemas import MAX_ID, Deleted, Sort, Status, TagRead, TaskRead, Updated, UserRead
+from schemas import MAX_ID, Deleted, Sort, Status, TagRead, TaskRead, Updated
 
 # --- What statements share ---
 
@@ -31,19 +30,18 @@ _TAGS = _as_json("""
     WHERE task_tags.user_id = :owner AND task_id = tasks.id""")
 
 # A user's id as it is in the token: in the tables, that of a JWKS token has a prefix.
-_SHOWN = "CASE WHEN starts_with({0}, 'jwks_') THEN substr({0}, 6) ELSE {0} END"
+SHOWN = "CASE WHEN starts_with({0}, 'jwks_') THEN substr({0}, 6) ELSE {0} END"
 
 
 def _task(tags: str = _TAGS, of: str = "tasks") -> str:
     """Name the columns of a task in an answer."""
     return f"""
-        {of}.id, {_SHOWN.format(":owner::text")} AS user_id, {of}.title, {of}.description,
+        {of}.id, {SHOWN.format(":owner::text")} AS user_id, {of}.title, {of}.description,
         {of}.completed, {of}.priority, {of}.due_date, {of}.due_is_day,
         {tags} AS tags, {of}.created_at, {of}.updated_at, {of}.rev"""
 
 
 _TASK = _task()
-_USER = f"{_SHOWN.format('users.id')} AS id, users.email, users.name, users.created_at"
 _TAG = "id, name, color"
 
 TASK_COLUMNS = {
@@ -138,7 +136,7 @@ def _bump_or_create_owner(source: str = "VALUES (:owner, 1)") -> str:
     )"""
 
 
-_LOCK_OWNER = Statement[dict[str, str]]("""
+LOCK_OWNER = Statement[dict[str, str]]("""
     SELECT id FROM users WHERE id = :owner FOR NO KEY UPDATE""")
 """A statement of its own, so that the next one sees what was written while this one waited.
 
@@ -342,7 +340,7 @@ _WOULD_CHANGE = f"({_differs('tasks', TASK_COLUMNS)} OR {_HAS_OTHER_TAGS})"
 UPDATE_TAGGED_TASK = TaskStatement(
     f"""
     WITH {_WANTED}, {_target(f"{_MATCHES} AND {_WOULD_CHANGE}")}, {_BUMP}, {_tagged(_UPDATE)}""",
-    after=_LOCK_OWNER,
+    after=LOCK_OWNER,
 )
 """The same with `tag_ids`, `tag_names` and `tag_keys`."""
 
@@ -372,7 +370,7 @@ BULK_SECONDS = 60.0
 
 
 def _bulk(sql: str) -> Statement[Any]:
-    return Statement(sql, after=_LOCK_OWNER, deadline=BULK_SECONDS)
+    return Statement(sql, after=LOCK_OWNER, deadline=BULK_SECONDS)
 
 
 GET_REVISION = Statement[dict[str, int]](f"SELECT {_REV_BEFORE} AS rev")
@@ -492,137 +490,3 @@ LIST_CHANGES = TaskStatement(f"""
     LEFT JOIN (changed FULL JOIN deleted ON changed.id = deleted_id) ON true
     ORDER BY coalesce(changed.rev, deleted_rev)""")
 """Takes `owner` and `since`: about 500 changes at once, but always all of the same write."""
-
-
-# --- Accounts and sessions ---
-#
-# A lookup by email or session names no owner: its caller proves to know the password or the token.
-
-
-class UserRow(UserRead, total=False):
-    """A user, and what some statements return besides: the counter is that of a refresh token."""
-
-    password_hash: str | None
-    counter: int
-
-
-FIND_USER = Statement[UserRead](f"SELECT {_USER} FROM users WHERE id = :owner")
-
-CREATE_USER = Statement[UserRead](f"""
-    INSERT INTO users (id) VALUES (:owner)
-    ON CONFLICT (id) DO UPDATE SET id = users.id -- to return its row
-    RETURNING {_USER}""")
-
-FIND_OWN_ACCOUNT = Statement[UserRow](f"SELECT {_USER}, password_hash FROM users WHERE id = :owner")
-
-RENAME_USER = Statement[UserRead](f"""
-    UPDATE users SET name = :name WHERE id = :owner RETURNING {_USER}""")
-
-CREATE_ACCOUNT = Statement[UserRead](f"""
-    WITH taken AS (INSERT INTO emails (key, user_id) VALUES (:email_key, :owner))
-    INSERT INTO users (id, email, name, password_hash)
-    VALUES (:owner, :email, :name, :password_hash) RETURNING {_USER}""")
-
-FIND_ACCOUNT = Statement[UserRow](f"""
-    SELECT {_USER}, password_hash
-    FROM emails JOIN users ON users.id = user_id WHERE key = :email_key""")
-
-REHASH_PASSWORD = Statement[dict[str, str]]("""
-    UPDATE users SET password_hash = :better
-    WHERE id = :owner AND password_hash = :known RETURNING id""")
-
-
-def _revoke(keys: str) -> str:
-    """Revoke tokens with one of these keys, for the `lifetime` that such tokens may have."""
-    return f"""
-        INSERT INTO revocations (key, expires_at)
-        SELECT key, now() + :lifetime::interval FROM ({keys}) AS refused (key)
-        ON CONFLICT (key) DO UPDATE SET
-            revoked_at = clock_timestamp(),
-            expires_at = greatest(revocations.expires_at, excluded.expires_at)"""
-
-
-# It waits for a password change in progress, after which `known` is wrong.
-START_SESSION = Statement[dict[str, str]]("""
-    WITH owner AS (SELECT id FROM users WHERE id = :owner AND password_hash = :known FOR SHARE)
-    INSERT INTO sessions (user_id, id) SELECT :owner, :session FROM owner RETURNING id""")
-
-_ALIVE = """
-    rotated_at > now() - :idle::interval AND sessions.created_at > now() - :longest::interval"""
-
-ROTATE_SESSION = Statement[UserRow](f"""
-    UPDATE sessions SET
-        counter = :counter::bigint + 1,
-        rotated_at = CASE WHEN counter = :counter THEN now() ELSE rotated_at END
-    FROM users
-    WHERE sessions.id = :session AND users.id = user_id AND {_ALIVE}
-    AND (counter = :counter OR counter = :counter + 1 AND rotated_at > now() - :grace::interval)
-    RETURNING {_USER}, counter""")
-"""Compare-and-set: any number of calls with one counter rotate once and get the same result."""
-
-FIND_SESSION = Statement[dict[str, str]](f"""
-    SELECT user_id FROM sessions WHERE id = :session AND {_ALIVE}""")
-
-# Even if the session is already gone: its last access token may still be valid.
-END_SESSION = Statement[dict[str, str]](f"""
-    WITH revoked AS ({_revoke("SELECT concat('session:', :session::text)")})
-    DELETE FROM sessions WHERE id = :session RETURNING user_id""")
-
-_REVOKED = f"""revoked AS ({_revoke("SELECT concat('session:', id) FROM ended")})"""
-
-END_SESSIONS = Statement[dict[str, str]](f"""
-    WITH ended AS (DELETE FROM sessions WHERE user_id = :owner RETURNING id), {_REVOKED}
-    SELECT id FROM ended""")
-
-# After the lock, or it would miss a session being started with the old password.
-CHANGE_PASSWORD = Statement[UserRead](
-    f"""
-    WITH changed AS (
-        UPDATE users SET password_hash = :better
-        WHERE id = :owner AND password_hash IS NOT DISTINCT FROM :known RETURNING {_USER}
-    ),
-    ended AS (DELETE FROM sessions USING changed WHERE user_id = :owner RETURNING sessions.id),
-    {_REVOKED},
-    started AS (
-        INSERT INTO sessions (user_id, id)
-        SELECT :owner, :session::text FROM changed WHERE :session::text IS NOT NULL
-    )
-    SELECT * FROM changed""",
-    after=_LOCK_OWNER,
-)
-"""Ends every session and starts another, if one is given."""
-
-_GONE = """
-    SELECT concat('session:', sessions.id) FROM sessions, gone WHERE sessions.user_id = :owner
-    UNION ALL SELECT concat('user:', id) FROM gone"""
-DELETE_ACCOUNT = Statement[dict[str, str]](f"""
-    WITH gone AS (
-        DELETE FROM users WHERE id = :owner AND password_hash IS NOT DISTINCT FROM :known
-        RETURNING id
-    ),
-    revoked AS ({_revoke(_GONE)})
-    SELECT id FROM gone""")
-
-
-# --- Revocations and cleaning up ---
-
-
-class Revoked(TypedDict):
-    """A revocation; a user's applies only to tokens issued until then."""
-
-    key: str
-    revoked_at: datetime
-
-
-REVOKE = Statement[dict[str, str]](f"{_revoke('SELECT :key::text')} RETURNING key")
-
-LIST_REVOCATIONS = Statement[Revoked]("""
-    SELECT key, revoked_at FROM revocations
-    WHERE expires_at > now() AND revoked_at > now() - :window::interval""")
-
-# A write in progress while its account was deleted may have created the user again.
-CLEAN_UP = Statement[dict[str, str]](f"""
-    WITH expired AS (DELETE FROM revocations WHERE expires_at < now()),
-    dead AS (DELETE FROM sessions WHERE NOT ({_ALIVE})),
-    forgotten AS (DELETE FROM idempotency_keys WHERE created_at < now() - interval '30 days')
-    DELETE FROM users WHERE starts_with(id, 'local_') AND email IS NULL""")

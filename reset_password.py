@@ -6,12 +6,12 @@ import contextlib
 import secrets
 import sys
 
+import account_queries
 import accounts
 import db
 import errors
 import folding
 import passwords
-import queries
 import schemas
 import settings
 
@@ -32,8 +32,8 @@ async def reset(configured: settings.Settings, email: str) -> str | None:
         better = await hashing.hash(password)
     with db.locate(configured) as database:
         async with db.connect(configured, database.url):
-            while account := await queries.FIND_ACCOUNT.first(email_key=key):
-                if await queries.CHANGE_PASSWORD.first(
+            while account := await account_queries.FIND_ACCOUNT.first(email_key=key):
+                if await account_queries.CHANGE_PASSWORD.first(
                     owner=account["id"],
                     known=account["password_hash"],  # or it was changed meanwhile: look again
                     better=better,

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
-import queries
+import account_queries
 from errors import Problem
 from security import USER_KEY, Claims
 from settings import Settings
@@ -49,7 +49,9 @@ class Revocations:
         """Load recent revocations, or now and then all of them. Raise `Problem` 503."""
         asked, before = time.monotonic(), self._until
         all_of_it = asked - self._reloaded > RELOAD_SECONDS or asked - self._asked > 30
-        rows = await queries.LIST_REVOCATIONS.all(window=EVERYTHING if all_of_it else OVERLAP)
+        rows = await account_queries.LIST_REVOCATIONS.all(
+            window=EVERYTHING if all_of_it else OVERLAP
+        )
         until: dict[str, float] = {}
         for row in rows:
             # Sessions and single tokens are refused regardless of when they were issued.
@@ -95,7 +97,7 @@ class Revocations:
 
     async def clean_up(self) -> None:
         """Delete expired sessions, revocations and idempotency keys, and recreated users."""
-        await queries.CLEAN_UP.all(
+        await account_queries.CLEAN_UP.all(
             idle=timedelta(days=self._settings.refresh_idle_days),
             longest=timedelta(days=self._settings.refresh_max_days),
         )

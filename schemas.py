@@ -8,7 +8,7 @@ import contextlib
 import re
 import unicodedata
 from collections.abc import Container
-from datetime import UTC, date, datetime, time
+from datetime import date, datetime
 from typing import Annotated, Any, ClassVar, Literal, NotRequired, Self
 
 import orjson
@@ -30,19 +30,14 @@ from pydantic import (
 from typing_extensions import TypedDict
 
 import spellings
+from dates import due_date_of, first_moment
 from folding import has_control_characters, is_visible
 from models import Priority
 
 MAX_ID = 2**63 - 1
 MAX_TAGS = 20
 
-_DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
-_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
-FIRST_MOMENT = datetime.min.replace(tzinfo=UTC)
-LAST_MOMENT = datetime.max.replace(tzinfo=UTC)
-"""The database driver reads these as minus and plus infinity."""
 
-_OUT_OF_RANGE = "must be from 0001-01-02 to 9999-12-31 in UTC"
 _COLOR = r"^#[0-9A-Fa-f]{6}$"
 _READ_ONLY = frozenset({"id", "user_id", "created_at", "updated_at", "rev"})
 
@@ -67,35 +62,6 @@ def _nfkc(value: object) -> object:
     if isinstance(value, str) and len(value) <= 1024:
         return unicodedata.normalize("NFKC", value)
     return value
-
-
-def first_moment(due: date) -> datetime:
-    """Return the moment in UTC for which a due date is sorted and filtered."""
-    return due if isinstance(due, datetime) else datetime.combine(due, time(), UTC)
-
-
-def _due_date(value: object) -> date | None:
-    """Parse a day or a moment. Pydantic alone would also accept Unix times, and guess which."""
-    if value == "":
-        return None
-    is_day = isinstance(value, str) and _DAY.fullmatch(value)
-    if not isinstance(value, str) or not (is_day or _RFC3339.fullmatch(value)):
-        raise ValueError(
-            "must be a day like 2026-11-20, or a timestamp with an offset"
-            " like 2026-11-20T10:00:00Z (RFC 3339)"
-        )
-    try:
-        if is_day:
-            due: date = date.fromisoformat(value)
-        else:
-            due = datetime.fromisoformat(value.upper()).astimezone(UTC)
-    except OverflowError:
-        raise ValueError(_OUT_OF_RANGE) from None
-    except ValueError:
-        raise ValueError("is not a real date or time") from None
-    if not FIRST_MOMENT < first_moment(due) < LAST_MOMENT:
-        raise ValueError(_OUT_OF_RANGE)
-    return due
 
 
 def _tag_input(tag: object) -> object:
@@ -153,7 +119,7 @@ SearchText = Annotated[str, *_text(200, strip=False)]
 TagName = Annotated[str, *_text(50), AfterValidator(_readable)]
 Name = Annotated[str, *_text(100), AfterValidator(_readable)]
 DueDate = Annotated[
-    date | datetime, PlainValidator(_due_date, json_schema_input_type=date | datetime)
+    date | datetime, PlainValidator(due_date_of, json_schema_input_type=date | datetime)
 ]
 DueMoment = Annotated[DueDate, AfterValidator(first_moment)]
 _EMAIL = _text(254, 0)

@@ -7,7 +7,7 @@ from fastapi import Depends, Request
 from fastapi.openapi.models import HTTPBearer
 from fastapi.security.base import SecurityBase
 
-import queries
+import account_queries
 import schemas
 from calls import call_of
 from errors import Problem
@@ -93,11 +93,11 @@ UserId = Annotated[str, Depends(verify_jwt)]
 async def current_user(user_id: UserId, request: Request) -> schemas.UserRead:
     """Return the user's row; create it for a user known only from the token."""
     call_of(request).user_id = user_id  # also if a test overrides `verify_jwt`
-    if found := await queries.FIND_USER.first(owner=user_id):
+    if found := await account_queries.FIND_USER.first(owner=user_id):
         return found
     if user_id.startswith(LOCAL):
         raise Problem("token_revoked")  # another worker deleted the account
-    return await queries.CREATE_USER.one(owner=user_id)
+    return await account_queries.CREATE_USER.one(owner=user_id)
 
 
 CurrentUser = Annotated[schemas.UserRead, Depends(current_user)]

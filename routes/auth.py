@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Form, Query, Request
 
-import queries
+import account_queries
 from calls import call_of
 from dependencies import CurrentUser, MyAccounts, SignInLimit, UserId, check_origin
 from errors import Problem
@@ -83,7 +83,7 @@ async def get_me(user: CurrentUser) -> UserRead:
 async def update_me(change: UserPatch, _: CurrentUser, request: Request) -> UserRead:
     """Change your name."""
     # Not by the id that is shown to the user, which another issuer's user may have too.
-    user = await queries.RENAME_USER.first(owner=call_of(request).user_id, name=change.name)
+    user = await account_queries.RENAME_USER.first(owner=call_of(request).user_id, name=change.name)
     if user is None:
         raise Problem("token_revoked")  # deleted in the meantime
     return user

@@ -11,6 +11,7 @@ from fastapi.responses import StreamingResponse
 import paging
 import queries
 from calls import call_of
+from dates import FIRST_MOMENT, LAST_MOMENT, first_moment
 from db import Statement
 from dependencies import (
     IdempotencyKey,
@@ -30,8 +31,6 @@ from live import EventStream, read_changes, stream
 from openapi import BODY, OWNED, answers, header
 from routing import Route
 from schemas import (
-    FIRST_MOMENT,
-    LAST_MOMENT,
     MAX_TAGS,
     BulkFilter,
     ChangesFilter,
@@ -44,7 +43,6 @@ from schemas import (
     TaskPatch,
     TaskRead,
     Updated,
-    first_moment,
 )
 
 router = APIRouter(

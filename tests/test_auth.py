@@ -17,12 +17,12 @@ import jwt
 import pytest
 from fastapi import FastAPI, Request, Response
 
+import account_queries
 import calls
 import db
 import errors
 import main
 import passwords
-import queries
 import revocations
 import schemas
 from dependencies.accounts import accounts
@@ -1149,7 +1149,7 @@ async def test_a_slow_load_undoes_no_later_revocation(
     answer = await sign_up(browser, name=None)
     revoked = app.state.revocations
     until = time.monotonic() + 30
-    old: list[Any] = await queries.LIST_REVOCATIONS.all(window=timedelta(days=1))
+    old: list[Any] = await account_queries.LIST_REVOCATIONS.all(window=timedelta(days=1))
     sent = asyncio.Event()
 
     class Slow:
@@ -1159,7 +1159,7 @@ async def test_a_slow_load_undoes_no_later_revocation(
 
     monkeypatch.setattr(revoked, "_reloaded", -1e9)
     with monkeypatch.context() as patch:
-        patch.setattr(queries, "LIST_REVOCATIONS", Slow())
+        patch.setattr(account_queries, "LIST_REVOCATIONS", Slow())
         loading = asyncio.create_task(revoked.load())
         await asyncio.sleep(0)
     await browser.post(f"{AUTH}/logout", headers=bearer(answer))
@@ -1348,7 +1348,7 @@ async def test_a_slow_load_keeps_the_later_of_two_moments(
         assert response.status_code == 204
 
     await log_out_everywhere()
-    old: list[Any] = await queries.LIST_REVOCATIONS.all(window=timedelta(days=1))
+    old: list[Any] = await account_queries.LIST_REVOCATIONS.all(window=timedelta(days=1))
     await asyncio.sleep(0.02)
     between = connect(token(sub=ada_id, iat=timedelta(), jti="between"))
     assert (await between.get("/api/tasks")).status_code == 200
@@ -1359,7 +1359,7 @@ async def test_a_slow_load_keeps_the_later_of_two_moments(
             return old
 
     with monkeypatch.context() as patch:
-        patch.setattr(queries, "LIST_REVOCATIONS", Late())
+        patch.setattr(account_queries, "LIST_REVOCATIONS", Late())
         await app.state.revocations.load()
 
     assert (await between.get("/api/tasks")).status_code == 401

@@ -12,7 +12,8 @@ import pytest
 
 import db
 import queries
-from schemas import FIRST_MOMENT, LAST_MOMENT, Sort
+from dates import FIRST_MOMENT, LAST_MOMENT
+from schemas import Sort
 
 pytestmark = pytest.mark.campaign
 
@@ -55,6 +56,7 @@ VALUES: dict[str, Any] = {
     "due_before": LAST_MOMENT,
     "known": [],
     "limit": PAGE,
+    "offset": 0,
 }
 FILTERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "none": ({}, {}),

@@ -109,6 +109,16 @@ async def test_tags_stay_when_their_task_is_deleted(ada: Person) -> None:
     assert (await ada.get("/api/tags")).json() == task["tags"]
 
 
+async def test_a_tag_can_be_read_and_put_back(ada: Person) -> None:
+    tag = await create_tag(ada, "home", color="#22aa66")
+    path = f"/api/tags/{tag['id']}"
+
+    assert (await ada.get(path)).json() == tag
+    assert (await ada.put(path, json=tag)).json() == tag
+    assert (await ada.put(path, json={"name": "house"})).json() == {**tag, "name": "house"}
+    assert (await ada.get("/api/tags/9000000000")).json()["code"] == "tag_not_found"
+
+
 async def test_unknown_names_become_tags(ada: Person) -> None:
     home = await create_tag(ada, "Home", color="#22aa66")
 
