@@ -110,9 +110,8 @@ class Accounts:
                 log_event(self._request, "signed_in", email=name)
                 return self._token(account, session, 0)
 
-    async def refresh(self) -> TokenRead:
+    async def refresh(self, cookies: list[str]) -> TokenRead:
         """Rotate the refresh token. Raise `Problem` 401, 429, 503."""
-        cookies = _refresh_cookies(self._request)
         if not cookies:
             raise Problem("refresh_token_missing")
         try:
@@ -137,15 +136,15 @@ class Accounts:
         log_event(self._request, "refreshed")
         return self._token(rotated, session, rotated["counter"])
 
-    async def sign_out(self, *, everywhere: bool) -> None:
-        """End the sessions of the cookie and the token, if any, or all sessions of their users.
+    async def sign_out(self, cookies: list[str], *, everywhere: bool) -> None:
+        """End the sessions of the cookies and the token, if any, or all sessions of their users.
 
         A token without a session is revoked. Raise `Problem` 503 if nothing could be ended.
         """
         claims = await self._claims()
         owners = {claims.user_id} if claims else set[str]()
         sessions = {claims.session} if claims and claims.session else set[str]()
-        for cookie in _refresh_cookies(self._request):
+        for cookie in cookies:
             with contextlib.suppress(InvalidToken):
                 sessions.add(self._issuer.read_refresh_token(cookie)[0])
         if everywhere:
@@ -269,13 +268,6 @@ class Accounts:
             "httponly": True,
             "samesite": self._settings.cookie_samesite,
         }
-
-
-def _refresh_cookies(request: Request) -> list[str]:
-    """Return all refresh cookies: with two, there is no telling which is meant."""
-    sent = ";".join(request.headers.getlist("cookie"))
-    pairs = [pair.strip().partition("=") for pair in sent.split(";")]
-    return [value for name, _, value in pairs if name == COOKIE]
 
 
 def _invalid(member: str, why: str) -> Problem:

@@ -17,7 +17,7 @@ import logs
 import settings
 from live import Live
 from middleware import CORS, Envelope
-from openapi import Service, operation_id
+from openapi import TAGS, Service, operation_id
 from passwords import Passwords
 from rate_limits import RateLimits
 from revocations import Revocations
@@ -102,6 +102,8 @@ def create_app(configured: settings.Settings) -> FastAPI:
         title="Todo API",
         version="0.1.0",
         description=DESCRIPTION,
+        openapi_tags=TAGS,
+        servers=[{"url": "/"}],
         lifespan=lifespan,
         middleware=[
             Middleware(Envelope),

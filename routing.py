@@ -75,7 +75,7 @@ class Route(APIRoute):
         self.summary = self.summary or first_sentence
         marks = [vars(inner.call).get("openapi_parameter") for inner in self.dependant.dependencies]
         if headers := [mark for mark in marks if mark]:
-            self.openapi_extra = {"parameters": headers}
+            self.openapi_extra = {**(self.openapi_extra or {}), "parameters": headers}
         kind = self.response_class
         is_stream = isclass(kind) and issubclass(kind, StreamingResponse)  # it may never end
         self.answers_head = "GET" in (self.methods or ()) and not is_stream

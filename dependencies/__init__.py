@@ -1,6 +1,6 @@
 """The dependencies that routes can declare."""
 
-from dependencies.accounts import MyAccounts, SignInLimit, check_origin
+from dependencies.accounts import MyAccounts, RefreshCookies, SignInLimit, check_origin
 from dependencies.identity import CurrentUser, UserId, verify_jwt
 from dependencies.parameters import NoBody, TagId, TaskId
 from dependencies.preconditions import (
@@ -20,6 +20,7 @@ __all__ = [
     "LastEventId",
     "MyAccounts",
     "NoBody",
+    "RefreshCookies",
     "Revisions",
     "SignInLimit",
     "TagId",

@@ -5,8 +5,10 @@ from functools import partial
 from typing import Annotated
 
 from fastapi import Depends, Request, Response
+from fastapi.security import APIKeyCookie
+from fastapi.security.base import SecurityBase
 
-from accounts import Accounts
+from accounts import COOKIE, Accounts
 from calls import call_of
 from dependencies.identity import read_claims
 from errors import Problem
@@ -37,5 +39,21 @@ async def accounts(request: Request, response: Response) -> Accounts:
     return Accounts(request, response, partial(read_claims, request))
 
 
+class ReadRefreshCookies(SecurityBase):
+    """Reads all refresh cookies: with two, there is no telling which is meant."""
+
+    def __init__(self) -> None:
+        self.scheme_name = "RefreshCookie"
+        description = "Set when you sign in; browsers send it by themselves."
+        self.model = APIKeyCookie(name=COOKIE, description=description).model
+
+    async def __call__(self, request: Request) -> list[str]:
+        """Return their values."""
+        sent = ";".join(request.headers.getlist("cookie"))
+        pairs = [pair.strip().partition("=") for pair in sent.split(";")]
+        return [value for name, _, value in pairs if name == COOKIE]
+
+
+RefreshCookies = Annotated[list[str], Depends(ReadRefreshCookies())]
 SignInLimit = Annotated[None, Depends(limit_sign_in)]
 MyAccounts = Annotated[Accounts, Depends(accounts)]

@@ -6,7 +6,14 @@ from fastapi import APIRouter, Depends, Form, Query, Request
 
 import account_queries
 from calls import call_of
-from dependencies import CurrentUser, MyAccounts, SignInLimit, UserId, check_origin
+from dependencies import (
+    CurrentUser,
+    MyAccounts,
+    RefreshCookies,
+    SignInLimit,
+    UserId,
+    check_origin,
+)
 from errors import Problem
 from openapi import BODY, answers
 from routing import Route
@@ -62,15 +69,22 @@ async def issue_token(
 @router.post(
     "/refresh", responses=LIMITED | answers("refresh_token_missing", "refresh_token_invalid")
 )
-async def refresh(accounts: MyAccounts) -> TokenRead:
+async def refresh(cookies: RefreshCookies, accounts: MyAccounts) -> TokenRead:
     """Exchange the refresh cookie for a new access token. The cookie is rotated."""
-    return await accounts.refresh()
+    return await accounts.refresh(cookies)
 
 
-@router.post("/logout", status_code=204, responses=answers("validation_error"))
-async def logout(accounts: MyAccounts, query: Annotated[LogoutQuery, Query()]) -> None:
+@router.post(
+    "/logout",
+    status_code=204,
+    responses=answers("validation_error"),
+    openapi_extra={"security": [{"BearerToken": []}, {}]},
+)
+async def logout(
+    cookies: RefreshCookies, accounts: MyAccounts, query: Annotated[LogoutQuery, Query()]
+) -> None:
     """End the session of the cookie or the token. Works without credentials and can be repeated."""
-    await accounts.sign_out(everywhere=query.everywhere)
+    await accounts.sign_out(cookies, everywhere=query.everywhere)
 
 
 @router.get("/me", responses=SIGNED_IN)

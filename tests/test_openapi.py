@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import httpx
 import pytest
 from fastapi import FastAPI
 from jsonschema import Draft202012Validator
@@ -27,6 +28,14 @@ OPERATIONS = [
     *("register", "login", "issueToken", "refresh", "logout"),
     *("getMe", "updateMe", "changePassword", "deleteMe"),
 ]
+
+
+OTHERWISE: dict[str, list[dict[str, list[str]]]] = {
+    **{name: [] for name in ("register", "login", "issueToken", "getLiveness", "getReadiness")},
+    "refresh": [{"RefreshCookie": []}],
+    "logout": [{"RefreshCookie": []}, {"BearerToken": []}, {}, {"Password": []}],
+}
+"""What operations need, if it is not a token. `{}` is nothing."""
 
 
 @pytest.fixture
@@ -64,11 +73,11 @@ def test_every_operation_on_data_needs_a_token_and_lists_its_errors(
         if operation["path"].startswith("/api/"):
             assert {"500", "503"} <= operation["responses"].keys(), name
             assert "403" in operation["responses"], name
-        if name in {"register", "login", "issueToken", "refresh", "logout"}:
-            assert "security" not in operation, name
-        elif operation["path"].startswith("/api/"):
-            assert operation["security"] == [{"BearerToken": []}, {"Password": []}], name
+        if operation["security"] == [{"BearerToken": []}, {"Password": []}]:
             assert {"401", "500", "503"} <= operation["responses"].keys(), name
+            assert name not in OTHERWISE
+        else:
+            assert operation["security"] == OTHERWISE[name], name
         if "requestBody" in operation:
             assert {"408", "413", "415", "422"} <= operation["responses"].keys(), name
         if "{" in operation["path"]:
@@ -113,6 +122,23 @@ def test_headers_that_change_what_a_call_does_are_documented(operations: dict[st
         *("addTag", "removeTag", "completeTasks", "deleteTasks"),
     }
     assert {operation for operation, name in named if name == "If-Match"} == writes
+
+
+def test_every_tag_is_described(document: dict[str, Any], operations: dict[str, Any]) -> None:
+    described = [tag["name"] for tag in document["tags"] if tag["description"]]
+
+    assert set(described) == {tag for each in operations.values() for tag in each["tags"]}
+
+
+@pytest.mark.parametrize(("prefix", "servers"), [("", ["/"]), ("/todo", ["/todo", "/"])])
+async def test_the_document_says_where_the_service_is(
+    app: FastAPI, prefix: str, servers: list[str]
+) -> None:
+    transport = httpx.ASGITransport(app, root_path=prefix)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        served = (await client.get(f"{prefix}/openapi.json")).json()
+
+    assert [server["url"] for server in served["servers"]] == servers
 
 
 def test_the_example_of_a_mistake_lists_it() -> None:
