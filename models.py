@@ -21,8 +21,9 @@ from sqlalchemy import (
     func,
 )
 from sqlmodel import Field, SQLModel
+from typing_extensions import TypeAliasType
 
-Priority = Literal["low", "medium", "high"]
+Priority = TypeAliasType("Priority", Literal["low", "medium", "high"])
 
 
 class User(SQLModel, table=True):

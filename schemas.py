@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Container
 from datetime import date, datetime
-from typing import Annotated, Any, ClassVar, Literal, NotRequired, Self
+from typing import Annotated, Any, ClassVar, Literal, NotRequired, Self, TypeVar, get_args
 
 import orjson
 from email_validator import EmailNotValidError, validate_email
@@ -20,14 +20,19 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     ModelWrapValidatorHandler,
     PlainValidator,
     PrivateAttr,
+    SkipValidation,
     StrictBool,
     StringConstraints,
+    WithJsonSchema,
     model_validator,
 )
-from typing_extensions import TypedDict
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+from typing_extensions import TypeAliasType, TypedDict
 
 import spellings
 from dates import due_date_of, first_moment
@@ -62,6 +67,10 @@ def _nfkc(value: object) -> object:
     if isinstance(value, str) and len(value) <= 1024:
         return unicodedata.normalize("NFKC", value)
     return value
+
+
+def _lower_case(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
 
 
 def _tag_input(tag: object) -> object:
@@ -108,6 +117,21 @@ def _as_kept(text: str) -> str:
     return text
 
 
+class _NeverNull:
+    """Documents that a value which may be left out cannot be sent as null."""
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        *values, _null = handler(schema)["anyOf"]
+        return values[0] if len(values) == 1 else {"anyOf": values}
+
+
+Value = TypeVar("Value")
+Omittable = Annotated[Value | None, _NeverNull()]
+"""A parameter or body that may be left out, and is then None."""
+
+
 def _text(longest: int, shortest: int = 1, *, strip: bool = True) -> tuple[object, ...]:
     rules = StringConstraints(strip_whitespace=strip, min_length=shortest, max_length=longest)
     return rules, AfterValidator(_no_nul)
@@ -118,9 +142,11 @@ Description = Annotated[str, *_text(1000, 0, strip=False)]
 SearchText = Annotated[str, *_text(200, strip=False)]
 TagName = Annotated[str, *_text(50), AfterValidator(_readable)]
 Name = Annotated[str, *_text(100), AfterValidator(_readable)]
-DueDate = Annotated[
-    date | datetime, PlainValidator(due_date_of, json_schema_input_type=date | datetime)
-]
+# Not two formats: clients in Kotlin, Swift and Dart could neither read nor send either.
+_DAY_OR_MOMENT = WithJsonSchema(
+    {"type": "string", "description": "A day, or a timestamp with an offset (RFC 3339)."}
+)
+DueDate = Annotated[date | datetime, PlainValidator(due_date_of), _DAY_OR_MOMENT]
 DueMoment = Annotated[DueDate, AfterValidator(first_moment)]
 _EMAIL = _text(254, 0)
 Email = Annotated[str, *_EMAIL, AfterValidator(_email)]
@@ -130,40 +156,46 @@ Password = Annotated[str, StringConstraints(max_length=128), *_PASSWORD]
 NewPassword = Annotated[str, StringConstraints(min_length=8, max_length=128), *_PASSWORD]
 # Put bounds before it: after it, they would be checked in Python and might be missing in OpenAPI.
 _DIGITS = BeforeValidator(_plain_digits)
-Id = Annotated[int, Field(ge=1, le=MAX_ID), _DIGITS]
-Revision = Annotated[int, Field(ge=0, le=MAX_ID), _DIGITS]
+Int64 = Annotated[int, Field(json_schema_extra={"format": "int64"})]
+Id = Annotated[Int64, Field(ge=1, le=MAX_ID), _DIGITS]
+Revision = Annotated[Int64, Field(ge=0, le=MAX_ID), _DIGITS]
+_ANY_CASE = BeforeValidator(_lower_case)
+GivenPriority = Annotated[Priority, _ANY_CASE]
 Color = Annotated[str, StringConstraints(pattern=_COLOR, to_lower=True), BeforeValidator(_color)]
 
 
 class TagRead(TypedDict):
     """A tag, as in every response."""
 
-    id: Annotated[int, Field(examples=[3])]
+    id: Annotated[Int64, Field(examples=[3])]
     name: Annotated[str, Field(examples=["home"])]
     color: Annotated[str | None, Field(examples=["#22aa66"])]
 
 
-class TagInput(TypedDict):
+class TagObject(TypedDict):
     """A tag of a task that is written: one of the owner's if the id is, else one of this name."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
 
-    id: NotRequired[Annotated[Any, PlainValidator(_known_id, json_schema_input_type=int)]]
-    name: TagName
-    color: NotRequired[Any]
+    # Only the name is required: generated clients in languages without unions can send a new tag
+    # in no other form.
+    id: NotRequired[
+        Annotated[Any, PlainValidator(_known_id, json_schema_input_type=Int64), Field(examples=[3])]
+    ]
+    name: Annotated[TagName, Field(examples=["home"])]
+    color: NotRequired[Annotated[SkipValidation[str | None], Field(examples=["#22aa66"])]]
 
 
+TagInput = TypeAliasType("TagInput", TagName | TagObject)
 TagInputs = Annotated[
-    list[
-        Annotated[TagInput, BeforeValidator(_tag_input, json_schema_input_type=TagName | TagRead)]
-    ],
+    list[Annotated[TagObject, BeforeValidator(_tag_input, json_schema_input_type=TagInput)]],
     Field(
         max_length=MAX_TAGS,
         description=(
             "Names, or tags as returned, which mean the tag with their id whatever it is called by"
             " now. Unknown names become new tags."
         ),
-        examples=[["home", {"id": 3, "name": "garden", "color": "#22aa66"}]],
+        examples=[["home", "garden"]],
     ),
 ]
 
@@ -171,25 +203,25 @@ TagInputs = Annotated[
 class TaskRead(TypedDict):
     """A task, as in every response."""
 
-    id: Annotated[int, Field(examples=[1])]
+    id: Annotated[Int64, Field(examples=[1])]
     user_id: Annotated[str, Field(examples=["u1"])]
     title: Annotated[str, Field(examples=["Buy milk"])]
     description: Annotated[str | None, Field(examples=[None])]
     completed: Annotated[bool, Field(examples=[False])]
     priority: Annotated[Priority, Field(examples=["medium"])]
-    due_date: Annotated[date | datetime | None, Field(examples=[None])]
+    due_date: Annotated[Annotated[date | datetime, _DAY_OR_MOMENT] | None, Field(examples=[None])]
     tags: Annotated[list[TagRead], BeforeValidator(_parsed)]
     created_at: Annotated[datetime, Field(examples=["2026-11-20T10:00:00Z"])]
     updated_at: Annotated[datetime, Field(examples=["2026-11-20T10:00:00Z"])]
-    rev: Annotated[int, Field(description="The owner's revision that changed it.", examples=[7])]
+    rev: Annotated[Int64, Field(description="The owner's revision that changed it.", examples=[7])]
 
 
 class ChangesRead(TypedDict):
     """What has changed, oldest first."""
 
-    rev: Annotated[int, Field(description="Where to continue: the next `since`.", examples=[63])]
+    rev: Annotated[Int64, Field(description="Where to continue: the next `since`.", examples=[63])]
     changed: list[TaskRead]
-    deleted: Annotated[list[int], Field(examples=[[5]])]
+    deleted: Annotated[list[Int64], Field(examples=[[5]])]
     more: Annotated[bool, Field(description="There are more changes: ask again.", examples=[False])]
 
 
@@ -257,10 +289,12 @@ class _TaskBody(_Body):
 class TaskPatch(_TaskBody):
     """Any fields of a task: omitted ones keep their value."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"title": "Buy oat milk"}]})
+
     title: Title | MISSING = Field(MISSING, examples=["Buy oat milk"])
     description: Description | MISSING | None = Field(MISSING, examples=["Two litres."])
     completed: StrictBool | MISSING = Field(MISSING, examples=[True])
-    priority: Priority | MISSING = Field(MISSING, examples=["high"])
+    priority: GivenPriority | MISSING = Field(MISSING, examples=["high"])
     due_date: DueDate | MISSING | None = Field(MISSING, examples=["2026-12-01"])
     tags: TagInputs | MISSING = MISSING
 
@@ -271,7 +305,7 @@ class TaskCreate(_TaskBody):
     title: Title = Field(examples=["Buy milk"])
     description: Description | None = Field(None, examples=["Two litres."])
     completed: StrictBool = False
-    priority: Priority = "medium"
+    priority: GivenPriority = "medium"
     due_date: DueDate | None = Field(None, examples=["2026-12-01"])
     tags: TagInputs = Field(default_factory=list)
 
@@ -284,6 +318,8 @@ class Completion(_TaskBody):
 
 class TagPatch(_Body):
     """Any fields of a tag: omitted ones keep their value, null clears the color."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"color": "#22aa66"}]})
 
     name: TagName | MISSING = Field(MISSING, examples=["home"])
     color: Color | MISSING | None = Field(MISSING, examples=["#22aa66"])
@@ -366,29 +402,24 @@ class LogoutQuery(_Query):
     )
 
 
-Status = Literal["completed", "pending", "all"]
+Status = TypeAliasType("Status", Literal["completed", "pending", "all"])
 """Which tasks are meant. Swagger UI preselects the first: for a bulk call, the safest."""
+GivenStatus = Annotated[Status, _ANY_CASE]
 
-Sort = Literal[
-    "created",
-    "-created",
-    "updated",
-    "-updated",
-    "title",
-    "-title",
-    "due_date",
-    "-due_date",
-    "priority",
-    "-priority",
-]
+_Ascending = Literal["created", "updated", "title", "due_date", "priority"]
+_Descending = Literal["-created", "-updated", "-title", "-due_date", "-priority"]
+_Sort = Literal[_Ascending, _Descending]
+SORTS: tuple[_Sort, ...] = get_args(_Sort)
 """What tasks are sorted by; a leading `-` means descending."""
+_CONSTANTS = {"x-enum-varnames": [re.sub("-(.+)", r"\1_DESC", sort).upper() for sort in SORTS]}
+Sort = TypeAliasType("Sort", Annotated[_Sort, Field(json_schema_extra=_CONSTANTS)])
 
 
 class TaskFilter(_Query):
     """The query of the list."""
 
-    status: Status = Field("all", description="Only pending, or only completed tasks.")
-    priority: Priority | None = Field(
+    status: GivenStatus = Field("all", description="Only pending, or only completed tasks.")
+    priority: Omittable[GivenPriority] = Field(
         None, description="Only tasks of this priority.", examples=["high"]
     )
     tag: list[TagName] = Field(
@@ -397,7 +428,7 @@ class TaskFilter(_Query):
         description="Only tasks with the tag of this name; if repeated, with all of them.",
         examples=[["home"]],
     )
-    search: SearchText | None = Field(
+    search: Omittable[SearchText] = Field(
         None,
         description=(
             "Only tasks with this text in the title or the description. Case, accents and width "
@@ -405,10 +436,10 @@ class TaskFilter(_Query):
         ),
         examples=["milk"],
     )
-    due_after: DueMoment | None = Field(
+    due_after: Omittable[DueMoment] = Field(
         None, description="Only tasks due at this day or moment, or later.", examples=["2026-11-20"]
     )
-    due_before: DueMoment | None = Field(
+    due_before: Omittable[DueMoment] = Field(
         None, description="Only tasks due before this day or moment.", examples=["2026-12-01"]
     )
     sort: Sort = Field(
@@ -421,7 +452,7 @@ class TaskFilter(_Query):
     limit: Annotated[int, Field(ge=1, le=500), _DIGITS] = Field(
         500, description="The maximum number of tasks."
     )
-    cursor: str | None = Field(
+    cursor: Omittable[str] = Field(
         None,
         max_length=4096,
         description="Where to continue, from the `Link` of a response to the same query.",
@@ -453,7 +484,7 @@ class ChangesFilter(_Query):
 class EventsFilter(_Query):
     """The query of the live changes."""
 
-    since: Revision | None = Field(
+    since: Omittable[Revision] = Field(
         None, description="The last known `rev`; without it, from now on."
     )
 
@@ -461,7 +492,7 @@ class EventsFilter(_Query):
 class BulkFilter(_Query):
     """The query of a bulk change; the status is required."""
 
-    status: Status = Field(description="Which of your tasks are meant.")
+    status: GivenStatus = Field(description="Which of your tasks are meant.")
 
 
 class Health(TypedDict):

@@ -21,6 +21,7 @@ from schemas import (
     AccountDeletion,
     Credentials,
     LogoutQuery,
+    Omittable,
     PasswordChange,
     PasswordGrant,
     Registration,
@@ -117,7 +118,7 @@ async def delete_me(
     accounts: MyAccounts,
     _: SignInLimit,
     request: Request,
-    proof: AccountDeletion | None = None,
+    proof: Omittable[AccountDeletion] = None,
 ) -> None:
     """Delete your account and all your data. Its tokens stop working at once."""
     await accounts.delete(call_of(request).user_id, proof.password if proof else None)

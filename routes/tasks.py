@@ -38,6 +38,7 @@ from schemas import (
     Completion,
     Deleted,
     EventsFilter,
+    Omittable,
     TaskCreate,
     TaskFilter,
     TaskPatch,
@@ -127,11 +128,17 @@ async def list_changes(user_id: UserId, query: Annotated[ChangesFilter, Query()]
     }
 
 
-@router.get("/events", response_class=StreamingResponse, responses=EVENTS)
+@router.get(
+    "/events",
+    response_class=StreamingResponse,
+    responses=EVENTS,
+    # openapi-generator leaves it out then: its clients would read it to its end, which never comes.
+    openapi_extra={"x-internal": True},
+)
 async def watch_tasks(
     user_id: UserId, query: Annotated[EventsFilter, Query()], last: LastEventId, request: Request
 ) -> Response:
-    """Watch your tasks as Server-Sent Events. They start now, or after a revision."""
+    """Watch your tasks as Server-Sent Events, without end. They start now, or after a revision."""
     rev = (await queries.WATCH.one(owner=user_id))["rev"]
     name, since = ("since", query.since) if last is None else ("Last-Event-ID", last)
     if since is None:
@@ -160,7 +167,7 @@ async def complete_task(
     user_id: UserId,
     match: IfMatch,
     response: Response,
-    change: Completion | None = None,
+    change: Omittable[Completion] = None,
 ) -> TaskRead:
     """Toggle whether a task is done. A body sets it instead, which is safe to repeat."""
     if change is not None:

@@ -4,7 +4,7 @@ import json
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
-from typing import Any, get_args
+from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -13,7 +13,7 @@ import pytest
 import db
 import queries
 from dates import FIRST_MOMENT, LAST_MOMENT
-from schemas import Sort
+from schemas import SORTS, Sort
 
 pytestmark = pytest.mark.campaign
 
@@ -187,7 +187,7 @@ async def starts(million: "asyncpg.Connection[Any]") -> dict[tuple[Sort, int], d
     """Find where pages begin, by their order and by how many tasks come before."""
     return {
         (sort, tasks): await place(million, sort, tasks) if tasks else {}
-        for sort in get_args(Sort)
+        for sort in SORTS
         for tasks in PLACES
     }
 

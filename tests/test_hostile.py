@@ -62,6 +62,7 @@ MEMBERS: dict[str, dict[str, Any]] = {
     "completed null": {"title": "x", "completed": None},
     "completed 1.0": {"title": "x", "completed": 1.0},
     "priority unknown": {"title": "x", "priority": "urgent"},
+    "priority of wide letters": {"title": "x", "priority": "ＨＩＧＨ"},
     "priority a number": {"title": "x", "priority": 1},
     "priority null": {"title": "x", "priority": None},
     "priority a list": {"title": "x", "priority": ["low"]},
@@ -157,6 +158,7 @@ IDS = [
 QUERIES = [
     *(
         "priority=urgent",
+        "priority=%EF%BC%AC%EF%BC%AF%EF%BC%B7",
         "priority=low&priority=high",
         "priority=%00",
     ),
@@ -178,7 +180,7 @@ QUERIES = [
     *("due_before=9999-12-31T23:59:59.999999Z", "due_before=infinity", "due_date=x"),
     *("cursor=x", "cursor=%00", "cursor=" + "A" * 60, "cursor=" + "A" * 5000),
     *("cursor=é", "cursor=%ff", "cursor=WyIiLDFd", "cursor=null", "cursor=" + "=" * 20),
-    *("status=in_progress", "status=1", "status=%00", "status[]=all"),
+    *("status=in_progress", "status=PEND%C4%B0NG", "status=1", "status=%00", "status[]=all"),
     *(
         "limit=0",
         "limit=-1",

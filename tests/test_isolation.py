@@ -15,7 +15,7 @@ import account_queries
 import db
 import queries
 from models import Tag, Task
-from schemas import Sort, Status, TagCreate, TagRead, TaskCreate, TaskPatch, TaskRead, UserRead
+from schemas import SORTS, Status, TagCreate, TagRead, TaskCreate, TaskPatch, TaskRead, UserRead
 from tests.conftest import Person, token
 from tests.test_tags import create_tag
 from tests.test_tasks import create, list_ids
@@ -108,7 +108,7 @@ async def test_lists_hold_ones_own_tasks_only(ada: Person, bob: Person) -> None:
     assert await list_ids(bob) == [theirs["id"]]
 
 
-@pytest.mark.parametrize("status", get_args(Status))
+@pytest.mark.parametrize("status", get_args(Status.__value__))
 async def test_bulk_changes_touch_ones_own_tasks_only(
     ada: Person, bob: Person, status: Status
 ) -> None:
@@ -184,7 +184,7 @@ WITHOUT_OWNER = {
 }
 LISTS = itertools.starmap(
     queries.Shape,
-    itertools.product(get_args(Status), *[(True, False)] * 3, get_args(Sort), (True, False)),
+    itertools.product(get_args(Status.__value__), *[(True, False)] * 3, SORTS, (True, False)),
 )
 
 

@@ -1,5 +1,6 @@
 """The OpenAPI document is complete: generators and people find all that they need."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -52,6 +53,16 @@ def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
         for path, methods in document["paths"].items()
         for operation in methods.values()
     }
+
+
+def parts(node: object, *path: str) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """List the objects of the document, and where they are."""
+    if isinstance(node, dict):
+        yield path, node
+    for name, value in node.items() if isinstance(node, dict) else ():
+        yield from parts(value, *path, name)
+    for number, value in enumerate(node) if isinstance(node, list) else ():
+        yield from parts(value, *path, str(number))
 
 
 def test_operations_are_named_for_generated_clients(operations: dict[str, Any]) -> None:
@@ -124,6 +135,58 @@ def test_headers_that_change_what_a_call_does_are_documented(operations: dict[st
     assert {operation for operation, name in named if name == "If-Match"} == writes
 
 
+def test_what_several_operations_take_or_give_is_one_schema(document: dict[str, Any]) -> None:
+    """Else generators name it anew for each of them, as types that do not fit each other."""
+    found = ["/".join(path) for path, part in parts(document) if "enum" in part]
+
+    assert found == [f"components/schemas/{name}" for name in ("Priority", "Sort", "Status")]
+    items = document["components"]["schemas"]["TaskPatch"]["properties"]["tags"]["items"]
+    assert items == {"$ref": "#/components/schemas/TagInput"}
+
+
+def test_every_constant_of_the_order_has_a_name_of_its_own(document: dict[str, Any]) -> None:
+    sort = document["components"]["schemas"]["Sort"]
+
+    names = dict(zip(sort["enum"], sort["x-enum-varnames"], strict=True))
+    assert len(set(names.values())) == len(names)
+    assert (names["due_date"], names["-due_date"]) == ("DUE_DATE", "DUE_DATE_DESC")
+
+
+def test_ids_and_revisions_are_of_64_bits(document: dict[str, Any]) -> None:
+    integers = [(path, part) for path, part in parts(document) if part.get("type") == "integer"]
+
+    assert len(integers) > 20
+    for path, part in integers:
+        is_wide = path[-1] in {"id", "rev", "items"} or part.get("maximum", 0) > 500
+        assert (part.get("format") == "int64") is is_wide, path
+
+
+@pytest.mark.parametrize("name", ["completeTask", "deleteMe"])
+def test_a_body_that_may_be_left_out_is_not_null(operations: dict[str, Any], name: str) -> None:
+    body = operations[name]["requestBody"]
+
+    assert "required" not in body
+    assert list(body["content"]["application/json"]["schema"]) == ["$ref"]
+
+
+def test_the_example_of_a_change_changes_one_member(document: dict[str, Any]) -> None:
+    for name in ("TaskPatch", "TagPatch"):
+        schema = document["components"]["schemas"][name]
+        (example,) = schema["examples"]
+        Draft202012Validator(schema).validate(example)
+        assert len(example) == 1
+
+
+def test_the_stream_is_marked_for_generators(operations: dict[str, Any]) -> None:
+    """Their clients would wait for its end."""
+    stream = operations["watchTasks"]
+
+    assert stream["x-internal"]
+    assert stream["responses"]["200"]["content"] == {
+        "text/event-stream": {"schema": {"type": "string"}}
+    }
+
+
 def test_every_tag_is_described(document: dict[str, Any], operations: dict[str, Any]) -> None:
     described = [tag["name"] for tag in document["tags"] if tag["description"]]
 
@@ -161,19 +224,11 @@ def test_every_member_has_an_example_that_follows_its_rule(document: dict[str, A
 
 def test_the_document_is_closed(document: dict[str, Any]) -> None:
     """Every reference leads somewhere, and every schema is referred to."""
-    references: set[str] = set()
-
-    def collect(node: object) -> None:
-        if isinstance(node, dict):
-            if "$ref" in node:
-                references.add(node["$ref"].removeprefix("#/components/schemas/"))
-            for value in node.values():
-                collect(value)
-        elif isinstance(node, list):
-            for value in node:
-                collect(value)
-
-    collect(document)
+    references = {
+        part["$ref"].removeprefix("#/components/schemas/")
+        for _, part in parts(document)
+        if "$ref" in part
+    }
 
     assert references == document["components"]["schemas"].keys()
 

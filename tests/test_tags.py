@@ -131,6 +131,14 @@ async def test_unknown_names_become_tags(ada: Person) -> None:
     assert (await ada.get("/api/tasks")).json() == [task]
 
 
+async def test_a_tag_needs_no_more_than_its_name(ada: Person) -> None:
+    """What generated clients send as an object, with and without null for what is not known."""
+    home = await create_tag(ada, "Home", color="#22aa66")
+
+    for tag in ({"name": "home"}, {"id": None, "name": "home", "color": None}):
+        assert (await create(ada, tags=[tag]))["tags"] == [home]
+
+
 async def test_a_task_has_twenty_tags_at_most(ada: Person) -> None:
     task = await create(ada, tags=[f"{number:02} " + "ﷺ" * 47 for number in range(20)])
 

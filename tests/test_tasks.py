@@ -56,6 +56,13 @@ async def test_create_answers_with_the_whole_task(ada: Person, ada_id: str) -> N
     assert abs(datetime.fromisoformat(task["created_at"]) - before) < timedelta(seconds=10)
 
 
+async def test_a_priority_is_taken_in_any_letter_case(ada: Person) -> None:
+    task = await create(ada, priority="HIGH")
+    patched = await ada.patch(f"/api/tasks/{task['id']}", json={"priority": "Low"})
+
+    assert (task["priority"], patched.json()["priority"]) == ("high", "low")
+
+
 async def test_location_leads_to_the_task(ada: Person) -> None:
     response = await ada.post("/api/tasks", json={"title": "Buy milk"})
 
