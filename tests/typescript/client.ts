@@ -31,6 +31,10 @@ async function ok<T>(call: Promise<{ data?: T; error?: Problem; response: Respon
   return data as T;
 }
 
+function expect(right: boolean, seen: unknown) {
+  if (!right) throw new Error(JSON.stringify(seen));
+}
+
 async function health() {
   await ok(api.GET("/health/live"));
   await ok(api.GET("/health/ready"));
@@ -65,12 +69,19 @@ async function tasks() {
   await ok(api.GET("/api/tasks/{task_id}", { params }));
   await ok(api.PUT("/api/tasks/{task_id}", { params, body: task })); // as it was read
   await ok(api.PATCH("/api/tasks/{task_id}", { params, body: { description: null } }));
-  await ok(api.PATCH("/api/tasks/{task_id}/complete", { params }));
+  for (const due_date of ["2026-12-01", "2026-12-01T17:00:00Z"]) {
+    const due = await ok(api.PATCH("/api/tasks/{task_id}", { params, body: { due_date } }));
+    expect(due.due_date === due_date, due);
+  }
+  const never = await ok(api.PATCH("/api/tasks/{task_id}", { params, body: { due_date: null } }));
+  expect(never.due_date === null, never);
+  const toggled = await ok(api.PATCH("/api/tasks/{task_id}/complete", { params }));
+  expect(toggled.completed, toggled);
   await ok(api.PATCH("/api/tasks/{task_id}/complete", { params, body: { completed: false } }));
 
   const pending = { params: { query: { status: "pending" } } } as const;
   const listed: Task[] = await ok(api.GET("/api/tasks", pending));
-  if (listed[0]?.title !== task.title) throw new Error(JSON.stringify(listed));
+  expect(listed[0]?.title === task.title, listed);
   await ok(api.PATCH("/api/tasks", { ...pending, body: { completed: true } }));
   await ok(api.DELETE("/api/tasks/{task_id}", { params }));
   await ok(api.DELETE("/api/tasks", { params: { query: { status: "completed" } } }));
@@ -81,6 +92,12 @@ async function tags() {
   const task = await ok(api.POST("/api/tasks", { body: { title: "Sweep", tags: ["garden"] } }));
   const params = { path: { task_id: task.id, tag_id: home.id } };
   await ok(api.PUT("/api/tasks/{task_id}/tags/{tag_id}", { params }));
+  const both = await ok(
+    api.GET("/api/tasks", {
+      params: { query: { tag: ["home", "garden"], sort: "-priority", priority: task.priority } },
+    }),
+  );
+  expect(both.length === 1, both);
   await ok(api.DELETE("/api/tasks/{task_id}/tags/{tag_id}", { params }));
   await ok(api.GET("/api/tags"));
   await ok(api.GET("/api/tags/{tag_id}", { params }));
@@ -93,7 +110,7 @@ async function changes() {
   const page = await ok(
     api.GET("/api/tasks/changes", { params: { query: { since: 0 } } }),
   );
-  if (page.more || page.deleted.length === 0) throw new Error(JSON.stringify(page));
+  expect(!page.more && page.deleted.length > 0, page);
   const events = await ok(api.GET("/api/tasks/events", { parseAs: "stream" }));
   await events?.cancel();
 }
