@@ -123,8 +123,8 @@ class _NeverNull:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        *values, _null = handler(schema)["anyOf"]
-        return values[0] if len(values) == 1 else {"anyOf": values}
+        value: JsonSchemaValue = handler(schema)["anyOf"][0]  # the other is null
+        return value
 
 
 Value = TypeVar("Value")

@@ -144,6 +144,14 @@ def test_what_several_operations_take_or_give_is_one_schema(document: dict[str, 
     assert items == {"$ref": "#/components/schemas/TagInput"}
 
 
+def test_what_may_be_of_two_types_is_a_tag_or_null(document: dict[str, Any]) -> None:
+    """Of two formats of a string, clients in Kotlin, Swift and Dart could send or read neither."""
+    for path, part in parts(document):
+        if "anyOf" in part and path[-1] != "TagInput":
+            assert len(part["anyOf"]) == 2, path
+            assert part["anyOf"][1] == {"type": "null"}, path
+
+
 def test_every_constant_of_the_order_has_a_name_of_its_own(document: dict[str, Any]) -> None:
     sort = document["components"]["schemas"]["Sort"]
 
