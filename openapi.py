@@ -5,9 +5,33 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.models import OAuth2, OAuthFlowPassword, OAuthFlows
 from fastapi.routing import APIRoute
+from pydantic import MISSING, BaseModel, ConfigDict, Field
 
 from errors import CODES, body, title
-from schemas import ProblemRead
+
+
+class InvalidMember(BaseModel):
+    """An error in a request, and where: in the body, or in a parameter."""
+
+    detail: str = Field(examples=["needs 1 or more characters"])
+    pointer: str | MISSING = Field(MISSING, examples=["#/title"])
+    parameter: str | MISSING = Field(MISSING, examples=["limit"])
+
+
+class ProblemRead(BaseModel):
+    """An error, in every response from status 400 up (RFC 9457)."""
+
+    model_config = ConfigDict(title="Problem")
+
+    type: str = Field(examples=["about:blank"])
+    title: str = Field(examples=["Not Found"])
+    status: int = Field(examples=[404])
+    detail: str = Field(description="A sentence for people.", examples=["No such task."])
+    code: str = Field(description="Stable, for programs.", examples=["task_not_found"])
+    request_id: str = Field(examples=["5f0c3a8e9d7b4c61a2e4f6b8c0d2e4f6"])
+    errors: list[InvalidMember] | MISSING = Field(
+        MISSING, description="With `validation_error`: what is wrong, up to 20 errors."
+    )
 
 
 class Service(FastAPI):
