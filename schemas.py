@@ -7,7 +7,7 @@ checked it, and it is not copied into a model on its way out.
 import contextlib
 import re
 import unicodedata
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from datetime import date, datetime
 from typing import Annotated, Any, ClassVar, Literal, NotRequired, Self, TypeVar, get_args
 
@@ -266,23 +266,20 @@ class _Strict(BaseModel):
 class _Body(_Strict):
     """PUT accepts what GET returns: read-only fields are ignored, unknown ones refused."""
 
+    _SPELLINGS: ClassVar[Mapping[str, str]] = {}
+
     @model_validator(mode="before")
     @classmethod
-    def _ignore_read_only(cls, body: Any) -> Any:  # noqa: ANN401  (JSON is anything)
-        if isinstance(body, dict):
-            return {name: value for name, value in body.items() if name not in _READ_ONLY}
-        return body
+    def _as_ours(cls, body: Any) -> Any:  # noqa: ANN401  (JSON is anything)
+        if not isinstance(body, dict):
+            return body
+        if not cls._SPELLINGS.keys().isdisjoint(body):
+            body = spellings.task_members(body)
+        return {name: value for name, value in body.items() if name not in _READ_ONLY}
 
 
 class _TaskBody(_Body):
-    """A body whose members may have other spellings."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _in_our_words(cls, body: Any) -> Any:  # noqa: ANN401  (JSON is anything)
-        if isinstance(body, dict) and not spellings.MEMBERS.keys().isdisjoint(body):
-            return spellings.task_members(body)
-        return body
+    _SPELLINGS = spellings.MEMBERS
 
 
 class TaskPatch(_TaskBody):

@@ -173,10 +173,12 @@ async def fill(ada: Person) -> list[int]:
         ("completed=False", "ab"),
         ("status_filter=done", "c"),
         ("status=COMPLETE", "c"),
+        ("status=Pending", "ab"),
         ("status=incomplete", "ab"),
         ("status=active", "ab"),
         ("status=open", "ab"),
         ("status=todo", "ab"),
+        ("priority=MEDIUM", "acb"),
         ("q=B", "b"),
         ("query=b", "b"),
         ("tags=home", "cb"),
@@ -234,6 +236,7 @@ async def test_the_bulk_calls_take_no_other_words(ada: Person, name: str) -> Non
         ({"status": "complete"}, "completed", True),
         ({"status": "pending"}, "completed", False),
         ({"status": "todo"}, "completed", False),
+        ({"priority": "HIGH"}, "priority", "high"),
     ],
 )
 async def test_members_have_other_names(
