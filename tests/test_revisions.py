@@ -970,7 +970,7 @@ async def test_an_event_reaches_readers_on_both_workers_at_once(running: Service
                 assert (name, data, event_id) == ("task", task, str(task["rev"]))
             delays.append(time.monotonic() - started)
 
-    assert sorted(delays)[5] < 0.1
+    assert sorted(delays)[5] < 0.4  # what nobody notified would take half a second on average
 
 
 async def test_a_stream_begins_where_it_is_told(running: Service) -> None:
