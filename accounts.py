@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 import account_queries
-from calls import call_of
+from calls import below_root, call_of
 from errors import Problem
 from folding import folded
 from logs import log_event
@@ -22,6 +22,7 @@ from schemas import Registration, TokenRead, UserRead
 from security import (
     LEEWAY_SECONDS,
     LOCAL,
+    MAX_LIFETIME_SECONDS,
     USER_KEY,
     Claims,
     ExpiredToken,
@@ -32,11 +33,11 @@ from security import (
 )
 from settings import Settings
 
-COOKIE, COOKIE_PATH = "refresh_token", "/api/v1/auth"
+COOKIE = "refresh_token"
 GRACE = timedelta(seconds=10)
 """How long the previous refresh token stays valid, for two tabs or a lost response."""
 
-LONGEST = timedelta(days=3653)
+LONGEST = timedelta(seconds=MAX_LIFETIME_SECONDS + LEEWAY_SECONDS)
 """The longest revocation: other issuers' tokens may be valid for ten years."""
 
 SKEW_SECONDS = 60
@@ -260,8 +261,9 @@ class Accounts:
 
     def _cookie(self) -> dict[str, Any]:
         scope = self._request.scope
-        # The client goes on calling the prefix that it has called.
-        prefix = "/api/auth" if b"/api/auth/" in scope["raw_path"] else COOKIE_PATH
+        # Below what the client has called, in its own spelling: that is where it goes on calling.
+        sent = below_root(scope, scope["raw_path"].decode("latin-1"))
+        prefix = sent.rstrip("/").rpartition("/")[0].rstrip("/")
         return {
             "path": scope.get("root_path", "") + prefix,
             "secure": self._settings.cookie_secure,

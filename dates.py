@@ -4,7 +4,10 @@ import re
 from datetime import UTC, date, datetime, time
 
 _DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
-_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_MINUTE = r"([01]\d|2[0-3]):[0-5]\d"
+_RFC3339 = re.compile(
+    rf"\d{{4}}-\d\d-\d\d[Tt ]{_MINUTE}:[0-5]\d(\.\d+)?([Zz]|[+-]{_MINUTE})", re.ASCII
+)
 FIRST_MOMENT = datetime.min.replace(tzinfo=UTC)
 LAST_MOMENT = datetime.max.replace(tzinfo=UTC)
 """The database driver reads these as minus and plus infinity."""
@@ -20,17 +23,18 @@ def due_date_of(value: object) -> date | None:
     """Parse a day or a moment. Pydantic alone would also accept Unix times, and guess which."""
     if value == "":
         return None
-    is_day = isinstance(value, str) and _DAY.fullmatch(value)
-    if not isinstance(value, str) or not (is_day or _RFC3339.fullmatch(value)):
+    text = value if isinstance(value, str) else ""
+    is_day = _DAY.fullmatch(text)
+    if not is_day and not _RFC3339.fullmatch(text):
         raise ValueError(
             "must be a day like 2026-11-20, or a timestamp with an offset"
             " like 2026-11-20T10:00:00Z (RFC 3339)"
         )
     try:
         if is_day:
-            due: date = date.fromisoformat(value)
+            due: date = date.fromisoformat(text)
         else:
-            due = datetime.fromisoformat(value.upper()).astimezone(UTC)
+            due = datetime.fromisoformat(text.upper()).astimezone(UTC)
     except OverflowError:
         raise ValueError(_OUT_OF_RANGE) from None
     except ValueError:

@@ -186,7 +186,8 @@ def _allowed(request: Request) -> str:
             methods.update(context.methods or ())
             if getattr(context.original_route, "answers_head", False):
                 methods.add("HEAD")
-    # A mount that has matched hides its path; static files take these.
+    # Without the method that was refused: another place of this path may name it. And a mount that
+    # has matched hides its path; static files take these.
     return ", ".join(sorted(methods - {request.method} or {"GET", "HEAD"}))
 
 
@@ -277,10 +278,16 @@ def _log(scope: Scope, error: Exception) -> None:
     logger.error("unexpected error in request %s", call_of(scope).request_id, exc_info=error)
 
 
+def _location(item: Mapping[str, Any]) -> tuple[str | int, ...]:
+    """Return where an error is: one of `spellings` is raised outside of the member it is about."""
+    about = (item["ctx"]["name"],) if item["type"] == "spelling" else ()
+    return (*item["loc"], *about)
+
+
 def _invalid(error: RequestValidationError) -> Problem:
     items = error.errors()[:MAX_LISTED]
     errors = [_invalid_member(item) for item in items]
-    path = "/".join(str(part) for part in items[0]["loc"][1:])
+    path = "/".join(str(part) for part in _location(items[0])[1:])
     place = errors[0].get("parameter", path or "body") or "a parameter without a name"
     return Problem("validation_error", f"{place}: {errors[0]['detail']}", errors=errors)
 
@@ -295,7 +302,7 @@ def plainly(item: Mapping[str, Any]) -> str:
 def _invalid_member(item: Mapping[str, Any]) -> dict[str, str]:
     """Return what is wrong, and where."""
     detail = plainly(item)
-    place, *path = item["loc"]
+    place, *path = _location(item)
     if place == "body":
         return {"detail": detail, "pointer": json_pointer(path)}
     return {"detail": detail, "parameter": str(path[0] if path else place)}

@@ -72,6 +72,7 @@ def configure(settings: Settings) -> None:
         logger.handlers.clear()
         logger.setLevel(logging.NOTSET)
         logger.propagate = name != "uvicorn.access"  # `Envelope` logs requests
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it quotes what clients send
     for name in ("alembic", "watchfiles"):
         logging.getLogger(name).setLevel(logging.WARNING)
 

@@ -1,7 +1,7 @@
 """Keyset pagination: each page begins where the last one ended, despite writes in between."""
 
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import orjson
 from starlette.requests import Request
@@ -11,7 +11,7 @@ from errors import bad_parameter
 from folding import search_key
 from schemas import TaskFilter, TaskRead
 from security import Cursors
-from spellings import STARTS
+from spellings import PARAMETERS, STARTS
 
 _AS_SENT = "/?%:@!$&'()*+,;=~"
 _MEMBERS = {"created": "created_at", "updated": "updated_at"}
@@ -42,9 +42,14 @@ def next_link(request: Request, user_id: str, query: TaskFilter, last: TaskRead)
     cursor = b"cursor=" + cursors.cursor(place, _context(user_id, query)).encode()
     # Path and query as the client wrote them: the path may include the user's id.
     parts = request.scope["query_string"].split(b"&")
-    kept = [part for part in parts if part and part.partition(b"=")[0] not in STARTS]
+    kept = [part for part in parts if part and not _is_start(part.partition(b"=")[0])]
     path = b"%b?%b" % (request.scope["raw_path"], b"&".join([*kept, cursor]))
     return f'<{quote(path, _AS_SENT)}>; rel="next"'
+
+
+def _is_start(name: bytes) -> bool:
+    decoded = unquote(name.decode("latin-1"))
+    return PARAMETERS.get(decoded, decoded) in STARTS
 
 
 def _context(user_id: str, query: TaskFilter) -> bytes:

@@ -6,6 +6,8 @@ import contextlib
 import secrets
 import sys
 
+from pydantic import TypeAdapter, ValidationError
+
 import account_queries
 import accounts
 import db
@@ -16,18 +18,21 @@ import schemas
 import settings
 
 
-def address(text: str) -> str:
-    """Return an email as accounts keep it. Raise `ValueError`."""
-    return schemas.Credentials(email=text, password="").email
+def email_of(text: str) -> str:
+    """Return an email as accounts keep it. Raise `ArgumentTypeError`."""
+    try:
+        return TypeAdapter(schemas.GivenEmail).validate_python(text)
+    except ValidationError as error:
+        raise argparse.ArgumentTypeError("invalid email") from error
 
 
-async def reset(configured: settings.Settings, email: str) -> str | None:
+async def reset(configured: settings.Settings, address: str) -> str | None:
     """Return the account's new password, or None if no account has this email.
 
     Its sessions end, and their tokens are revoked. Raise `errors.CannotStart` or `Problem` if the
     database cannot be used.
     """
-    password, key = secrets.token_urlsafe(12), folding.folded(email)
+    password, key = secrets.token_urlsafe(12), folding.folded(address)
     with contextlib.closing(passwords.Passwords()) as hashing:
         better = await hashing.hash(password)
     with db.locate(configured) as database:
@@ -48,11 +53,11 @@ def main() -> None:
     """Print a new password; the account is signed out everywhere."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "email", type=address, help="the email of the account, such as ada@example.com"
+        "email", type=email_of, help="the email of the account, such as ada@example.com"
     )
-    email = parser.parse_args().email
+    given = parser.parse_args().email
     try:
-        password = asyncio.run(reset(settings.load(), email))
+        password = asyncio.run(reset(settings.load(), given))
     except (errors.CannotStart, errors.Problem) as error:
         sys.exit(str(error))
     if password is None:

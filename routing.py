@@ -30,6 +30,7 @@ from pydantic_core import from_json
 from python_multipart import parse_form
 from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute
+from starlette.routing import Route as PlainRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 from typing_extensions import is_typeddict
 
@@ -143,7 +144,7 @@ def _places(routes: list[BaseRoute]) -> dict[int, list[_Place]]:
     """Return the places of routes, in the order of declaration, by number of segments."""
     found: dict[str, _Place] = {}
     for context in iter_route_contexts(routes):
-        if isinstance(context.original_route, APIRoute):
+        if isinstance(context.original_route, PlainRoute):
             place = found.setdefault(str(context.path), _Place(context.path_regex, {}))
             is_ours = isinstance(context.original_route, Route) and _is_simple(context)
             operation = Operation(context) if is_ours else None

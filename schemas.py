@@ -7,7 +7,7 @@ checked it, and it is not copied into a model on its way out.
 import contextlib
 import re
 import unicodedata
-from collections.abc import Container, Mapping
+from collections.abc import Container
 from datetime import date, datetime
 from typing import Annotated, Any, ClassVar, Literal, NotRequired, Self, TypeVar, get_args
 
@@ -24,7 +24,6 @@ from pydantic import (
     ModelWrapValidatorHandler,
     PlainValidator,
     PrivateAttr,
-    SkipValidation,
     StrictBool,
     StringConstraints,
     WithJsonSchema,
@@ -74,6 +73,8 @@ def _lower_case(value: object) -> object:
 
 
 def _tag_input(tag: object) -> object:
+    if not isinstance(tag, (str, dict)):
+        raise ValueError("must be the name of a tag, or a tag as it was read")  # noqa: TRY004  (for pydantic)
     return {"name": tag} if isinstance(tag, str) else tag
 
 
@@ -182,7 +183,7 @@ class TagObject(TypedDict):
         Annotated[Any, PlainValidator(_known_id, json_schema_input_type=Int64), Field(examples=[3])]
     ]
     name: Annotated[TagName, Field(examples=["home"])]
-    color: NotRequired[Annotated[SkipValidation[str | None], Field(examples=["#22aa66"])]]
+    color: NotRequired[Annotated[str | None, Field(examples=["#22aa66"])]]
 
 
 TagInput = TypeAliasType("TagInput", TagName | TagObject)
@@ -266,20 +267,20 @@ class _Strict(BaseModel):
 class _Body(_Strict):
     """PUT accepts what GET returns: read-only fields are ignored, unknown ones refused."""
 
-    _SPELLINGS: ClassVar[Mapping[str, str]] = {}
+    _is_task: ClassVar[bool] = False
 
     @model_validator(mode="before")
     @classmethod
     def _as_ours(cls, body: Any) -> Any:  # noqa: ANN401  (JSON is anything)
         if not isinstance(body, dict):
             return body
-        if not cls._SPELLINGS.keys().isdisjoint(body):
+        if cls._is_task and not spellings.MEMBERS.keys().isdisjoint(body):
             body = spellings.task_members(body)
         return {name: value for name, value in body.items() if name not in _READ_ONLY}
 
 
 class _TaskBody(_Body):
-    _SPELLINGS = spellings.MEMBERS
+    _is_task = True
 
 
 class TaskPatch(_TaskBody):

@@ -8,6 +8,7 @@ import sys
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from hashlib import blake2b, sha256
 from typing import Any, NamedTuple
@@ -40,8 +41,8 @@ _ALGORITHMS: dict[str, list[tuple[str, ...]]] = {
 The key decides, not the token, so HMAC is never allowed.
 """
 
-# PyJWT has the algorithm, but not yet this name of it (RFC 9864).
-jwt.register_algorithm("Ed25519", jwt.get_algorithm_by_name("EdDSA"))
+with suppress(ValueError):  # once PyJWT, which has the algorithm, knows this name of it (RFC 9864)
+    jwt.register_algorithm("Ed25519", jwt.get_algorithm_by_name("EdDSA"))
 
 SESSION_KEY, USER_KEY, TOKEN_KEY = "session:", "user:", "token:"
 """Prefixes of revocation keys: a session, a user, one token of another issuer."""

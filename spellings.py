@@ -1,13 +1,15 @@
 """Other names by which frontends that exist call our paths, parameters and members.
 
-These tables are the only place that knows them. Each is applied before anything else looks at what
-was sent, and docs/api.md lists it. What is in no table is refused like any other unknown name.
+Each table is applied before anything else looks at what was sent, and docs/api.md lists it. What is
+in none is refused like any other unknown name. (The forms of OAuth have theirs in `schemas.py`.)
 """
 
 import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
+
+from pydantic_core import PydanticCustomError
 
 COLLECTIONS = {"tasks": "tasks", "todos": "tasks", "tags": "tags"}
 ACTIONS = {"toggle": "complete"}
@@ -54,11 +56,7 @@ PARAMETERS = {
     "pageSize": "limit",
 }
 """Parameters of the list. `order`, `offset` and `page` say what the contract says otherwise."""
-PARAMETER_VALUES = {
-    "status": STATUSES,
-    "status_filter": STATUSES,
-    "completed": {"true": "completed", "false": "pending"},
-}
+TRUTHS = {"true": "completed", "false": "pending"}
 SORTS = {
     "created_at": "created",
     "createdAt": "created",
@@ -67,9 +65,9 @@ SORTS = {
     "dueDate": "due_date",
     "due": "due_date",
 }
-LIST_NAMES = frozenset({*PARAMETERS, "order", "offset", "page"})
-STARTS = {b"cursor", b"offset", b"skip", b"page"}
-"""Where a page of the list begins."""
+STARTS = ("cursor", "offset", "page")
+"""Where a page of the list begins: one of them at most."""
+LIST_NAMES = frozenset({*PARAMETERS, *STARTS, "order"})
 MAX_DIGITS = 16  # so that what is left out is still a 64-bit number
 
 MEMBERS = {
@@ -78,7 +76,7 @@ MEMBERS = {
     "isCompleted": "completed",
     "status": "completed",
 }
-"""Members of a task; a status that is not known is no spelling."""
+"""Members of a task."""
 COMPLETED = {"pending": False, "completed": True}
 COMPLETED |= {name: COMPLETED[meant] for name, meant in STATUSES.items()}
 
@@ -90,7 +88,8 @@ def path(sent: str) -> tuple[str, str | None]:
         rest, _, action = (found["rest"] or "").rpartition("/")
         end = f"{rest}/{ACTIONS.get(action, action)}" if found["rest"] else ""
         user_id = found["user_id"] and unquote(found["user_id"])
-        return f"/api/{COLLECTIONS[found['collection']]}{unquote(end)}", user_id
+        if user_id not in RESERVED:
+            return f"/api/{COLLECTIONS[found['collection']]}{unquote(end)}", user_id
     if found := _AUTH.fullmatch(plain):
         return f"/api/v1/auth/{ACCOUNT_CALLS.get(found['call'], found['call'])}", None
     return WHOLE_PATHS.get(plain, unquote(plain)), None
@@ -99,45 +98,63 @@ def path(sent: str) -> tuple[str, str | None]:
 def list_query(given: Mapping[str, Any]) -> tuple[dict[str, Any], int, int]:
     """Return the query of a list in our own words, and how many pages and tasks to pass over.
 
-    Raise `ValueError` for two spellings of one thing, and for an order or a number that is none.
+    Raise `PydanticCustomError` for two spellings of one thing, and for a value that is none.
     """
     query: dict[str, Any] = {}
-    for name, value in given.items():
+    for name, value in _once(given, PARAMETERS).items():
         own = PARAMETERS.get(name, name)
-        if own in query or (isinstance(value, list) and own != "tag"):
-            raise ValueError(f"{own}: is given more than once")
-        known = PARAMETER_VALUES.get(name)
-        query[own] = known.get(value.lower(), value) if known else value
+        if isinstance(value, list) and own != "tag":
+            raise _wrong(name, "is given more than once")
+        if name == "completed" and value.lower() not in TRUTHS:
+            raise _wrong(name, "must be true or false")
+        query[own] = TRUTHS[value.lower()] if name == "completed" else value
+    if status := query.get("status", "").lower():
+        query["status"] = STATUSES.get(status, status)
     if sort := query.get("sort"):
         key = sort.removeprefix("-")
         query["sort"] = sort.replace(key, SORTS.get(key, key))
     if order := query.pop("order", "").lower():
         if order not in {"asc", "desc"}:
-            raise ValueError("order: must be asc or desc")
+            raise _wrong("order", "must be asc or desc")
         minus = "-" if order == "desc" else ""
         query["sort"] = minus + query.get("sort", "created").removeprefix("-")
-    if len({"cursor", "offset", "page"} & query.keys()) > 1:
-        raise ValueError("cursor, offset, page: send one of them")
+    starts = [name for name in STARTS if name in query]
+    if len(starts) > 1:
+        raise _wrong(starts[1], f"cannot be sent with {starts[0]}")
     page, offset = query.pop("page", "1"), query.pop("offset", "0")
     return query, _number("page", page, 1) - 1, _number("offset", offset, 0)
+
+
+def task_members(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the members of a task in our own words.
+
+    Raise `PydanticCustomError` for two spellings of one thing.
+    """
+    known, table = dict(given), MEMBERS
+    if isinstance(status := given.get("status"), str) and status.lower() in COMPLETED:
+        known["status"] = COMPLETED[status.lower()]
+    else:
+        table = MEMBERS | {"status": "status"}  # which is not known
+    return {table.get(name, name): value for name, value in _once(known, table).items()}
+
+
+def _once(given: Mapping[str, Any], table: Mapping[str, str]) -> Mapping[str, Any]:
+    """Return what was given, unless two names mean the same."""
+    first: dict[str, str] = {}
+    for name in given:
+        other = first.setdefault(table.get(name, name), name)
+        if other != name:
+            raise _wrong(name, f"means the same as {other}; send one of them")
+    return given
 
 
 def _number(name: str, digits: str, least: int) -> int:
     is_number = digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS
     if is_number and int(digits) >= least:
         return int(digits)
-    raise ValueError(f"{name}: must be a number, {least} or more")
+    raise _wrong(name, f"must be a number from {least} to {10**MAX_DIGITS - 1}")
 
 
-def task_members(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the members of a task in our own words. Raise `ValueError` for two of one thing."""
-    members: dict[str, Any] = {}
-    for name, value in given.items():
-        own, meant = MEMBERS.get(name, name), value
-        if name == "status":
-            meant = COMPLETED.get(value.lower()) if isinstance(value, str) else None
-            own, meant = (own, meant) if meant is not None else (name, value)
-        if own in members:
-            raise ValueError(f"{own}: is given more than once")
-        members[own] = meant
-    return members
+def _wrong(name: str, detail: str) -> PydanticCustomError:
+    """Return the error of a parameter or member by the name that was sent."""
+    return PydanticCustomError("spelling", "{detail}", {"name": name, "detail": detail})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-NEEDED = "CI_NEEDS_NODE"
+NEEDED = "CI"
 
 
 def install(folder: Path) -> Path:

@@ -75,6 +75,10 @@ MEMBERS: dict[str, dict[str, Any]] = {
     "due a week": {"title": "x", "due_date": "2026-W49-1"},
     "due without dashes": {"title": "x", "due_date": "20261201"},
     "due a day of other digits": {"title": "x", "due_date": "٢٠٢٦-12-01"},
+    "due minute 60": {"title": "x", "due_date": "2026-12-01T17:60:00Z"},
+    "due second 60": {"title": "x", "due_date": "2026-12-01T17:00:60Z"},
+    "due hour 24": {"title": "x", "due_date": "2026-12-01T24:00:00Z"},
+    "due offset minute 60": {"title": "x", "due_date": "2026-12-01T17:00:00+05:60"},
     "due a day and a space": {"title": "x", "due_date": "2026-12-01 "},
     "due two spellings": {"title": "x", "due_date": None, "dueDate": "2026-12-01"},
     "due a number": {"title": "x", "due_date": 1_800_000_000},
@@ -88,6 +92,9 @@ MEMBERS: dict[str, dict[str, Any]] = {
     "isCompleted a word": {"title": "x", "isCompleted": "yes"},
     "title invisible": {"title": "\u200b\u2800\u3164"},
     "title a control character": {"title": "a\x1bb"},
+    "title for private use": {"title": "\ue000"},
+    "title no character": {"title": "\uffff"},
+    "title unassigned": {"title": "\u0378"},
     "title C1": {"title": "a\x85b"},
     "title DEL": {"title": "a\x7fb"},
     "tag invisible": {"title": "x", "tags": ["\u2800"]},
@@ -121,6 +128,8 @@ MEMBERS: dict[str, dict[str, Any]] = {
     "tag NUL": {"title": "x", "tags": ["a\0b"]},
     "tag without a name": {"title": "x", "tags": [{"id": 1}]},
     "tag with a number": {"title": "x", "tags": [{"name": 1}]},
+    "tag with a color that is none": {"title": "x", "tags": [{"name": "a", "color": 2**64}]},
+    "tag with colors": {"title": "x", "tags": [{"name": "a", "color": ["#22aa66"]}]},
     "tag with more": {"title": "x", "tags": [{"name": "home", "size": 1}]},
 }
 
@@ -267,7 +276,7 @@ async def test_members_against_the_rules_are_refused(ada: Person, members: dict[
 
     for response in (created, updated):
         assert_helpful(response, 422)
-        assert response.json()["errors"][0]["pointer"].startswith("#")
+        assert response.json()["errors"][0]["pointer"].startswith("#/")
     assert (await ada.get("/api/tasks")).json() == [task]
 
 

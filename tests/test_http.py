@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
+from starlette.types import Message
 
 from tests.conftest import ORIGIN, Person
 from tests.contract import PASSWORD
@@ -170,6 +172,40 @@ async def test_head_has_the_headers_of_pages_and_errors_too(
     client: Person, path: str, status: int
 ) -> None:
     assert (await assert_head_is_get(client, path)).status_code == status
+
+
+async def test_a_slash_at_the_end_is_never_redirected(client: Person) -> None:
+    for path in ("/api/tasks/", "/docs/", "/openapi.json/", "/health/live/", "/api//tasks"):
+        for method in ("GET", "HEAD", "POST"):
+            answer = await client.request(method, path)
+            assert answer.status_code in {200, 401, 405}, (method, path)
+
+
+async def test_head_sends_no_body_even_to_a_server_that_would_pass_it_on(app: FastAPI) -> None:
+    for path in ("/health/live", "/openapi.json", "/docs", "/nowhere"):
+        scope: dict[str, Any] = {
+            "type": "http",
+            "method": "HEAD",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "headers": [],
+            "http_version": "1.1",
+        }
+        sent: list[Message] = []
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Message, sent: list[Message] = sent) -> None:
+            sent.append(message)
+
+        await app(scope, receive, send)
+
+        assert sent[0]["type"] == "http.response.start"
+        assert int(dict(sent[0]["headers"])[b"content-length"]) > 0
+        assert b"".join(message.get("body", b"") for message in sent) == b""
 
 
 async def test_a_stream_has_no_head(ada: Person) -> None:

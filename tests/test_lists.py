@@ -13,11 +13,13 @@ import httpx
 import pytest
 
 import db
+import main
 from folding import search_key
 from models import Priority
 from schemas import SORTS
 from security import Cursors
-from tests.conftest import SECRET, Person
+from settings import Settings
+from tests.conftest import SECRET, Person, token
 from tests.test_hostile import assert_helpful
 from tests.test_tags import create_tag
 from tests.test_tasks import create, list_ids
@@ -385,3 +387,26 @@ async def test_pages_of_a_filter_follow_each_other(
     assert found == sorted(found, key=sort_key("due_date"))
     assert all(task["due_date"] and task["tags"] == [tag] for task in found)
     assert len(found) > 5
+
+
+async def test_days_have_pages_whatever_the_databases_time_zone(configured: Settings) -> None:
+    url = str(configured.database_url)
+    url += f"{'&' if '?' in url else '?'}options=-c%20timezone%3DAsia/Tokyo"
+    app = main.create_app(configured.model_copy(update={"database_url": url}))
+    headers = {"Authorization": f"Bearer {token(sub='in-tokyo')}"}
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://test", headers=headers
+        ) as person,
+    ):
+        for day in ("2026-12-02", "2026-12-01T20:00:00Z", "2026-12-03"):
+            await create(person, due_date=day)
+        path: str | None = "/api/tasks?sort=due_date&limit=1"
+        found = []
+        while path:
+            response = await person.get(path)
+            found += [task["due_date"] for task in response.json()]
+            path = next_page(response)
+
+    assert found == ["2026-12-01T20:00:00Z", "2026-12-02", "2026-12-03"]

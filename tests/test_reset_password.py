@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 import db
 import reset_password
-from reset_password import address, reset
+from reset_password import email_of, reset
 from settings import Settings
 from tests.conftest import SECRET, Person, until_waiting
 from tests.contract import PASSWORD
@@ -48,7 +48,7 @@ async def test_a_new_password_signs_in_and_all_that_was_signed_in_is_out(
     await browser.post("/api/tasks", json={"title": "x"}, headers=bearer(old[0]))
     other = await sign_up(browser, name=None)
 
-    new = await reset(configured, address(spell(email)))
+    new = await reset(configured, email_of(spell(email)))
 
     await app.state.revocations.load()
     assert new
@@ -155,7 +155,7 @@ def test_what_can_be_no_email_is_refused(
     with pytest.raises(SystemExit):
         run(monkeypatch, email)
 
-    assert "invalid address value" in capsys.readouterr().err
+    assert "invalid email" in capsys.readouterr().err
 
 
 def test_without_a_database_it_says_so(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
