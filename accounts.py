@@ -177,7 +177,7 @@ class Accounts:
         """Return the token's claims; of an expired or revoked one, only if they name a session."""
         try:
             claims = await self._read_claims()
-            self._revocations.check(claims)
+            await self._revocations.check(claims)
         except Problem as problem:
             if problem.code == "unavailable":
                 raise  # a false 204 would be worse

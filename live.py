@@ -39,11 +39,12 @@ SLOW_SECONDS = 20.0
 
 
 class Live:
-    """A worker's event streams, and its one listening connection."""
+    """A worker's event streams, and the one connection that listens while there are any."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._following: asyncio.Task[None] | None = None
         self.is_closing = False
 
     @contextlib.contextmanager
@@ -51,24 +52,26 @@ class Live:
         """Yield an event that is set when there may be something new for a user."""
         event = asyncio.Event()
         self._waiting[user_id].add(event)
+        if self._following is None:
+            self._following = asyncio.create_task(self._follow())
         try:
             yield event
         finally:
             self._waiting[user_id].discard(event)
             if not self._waiting[user_id]:
                 del self._waiting[user_id]
+            if not self._waiting and self._following:
+                self._following.cancel()
+                self._following = None
 
     @contextlib.asynccontextmanager
     async def kept_up(self) -> AsyncIterator[None]:
-        """Listen (or poll, behind a transaction pooler) until the block ends."""
-        following = asyncio.create_task(self._follow())
+        """End every stream when the server is told to stop, or the block ends."""
         with _told_to_stop(self.close):
             try:
                 yield
             finally:
                 self.close()
-                following.cancel()
-                await asyncio.wait([following])
 
     def close(self) -> None:
         """End every stream: the server waits for them before it stops."""
@@ -174,9 +177,9 @@ async def stream(
     The caller has already run `queries.WATCH` for the user; the stream keeps renewing it.
     """
 
-    def is_good() -> bool:
+    async def is_good() -> bool:
         with contextlib.suppress(Problem):
-            revocations.check(claims)
+            await revocations.check(claims)
             return not live.is_closing and not claims.have_expired()
         return False
 
@@ -184,7 +187,7 @@ async def stream(
     with live.waiter(claims.user_id) as waiter:
         yield _event("ready", {"rev": rev}, rev)
         waiter.set()
-        while is_good():
+        while await is_good():
             if waiter.is_set():
                 waiter.clear()
                 try:

@@ -14,6 +14,9 @@ from security import USER_KEY, Claims
 from settings import Settings
 
 INTERVAL_SECONDS = 0.75  # a revocation is known everywhere within a second
+PAUSE_SECONDS = 5.0
+"""After this long without a call nothing is asked, so that a database which can sleep does."""
+
 MAX_AGE_SECONDS = 5.0
 OVERLAP = timedelta(seconds=60)
 """How far back each load reads again: a statement that began then may have just committed."""
@@ -25,20 +28,25 @@ logger = logging.getLogger("todo.revocations")
 
 
 class Revocations:
-    """The revocations that have not expired. Checking them takes no round trip."""
+    """The revocations that have not expired. Checking them takes no round trip while calls come."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._until: dict[str, float] = {}
-        self._asked = self._reloaded = -math.inf
+        self._asked = self._reloaded = self._cleaned = self._called = -math.inf
+        self._following: asyncio.Task[None] | None = None
+        self._waking: asyncio.Task[None] | None = None
 
     def check_age(self) -> None:
-        """Raise `Problem` 503 if the list is too old to tell whether anything is revoked."""
-        if time.monotonic() - self._asked > MAX_AGE_SECONDS:
+        """Raise `Problem` 503 if the list is too old, though it is kept up."""
+        if self._following and time.monotonic() - self._asked > MAX_AGE_SECONDS:
             raise Problem("unavailable")
 
-    def check(self, claims: Claims) -> None:
+    async def check(self, claims: Claims) -> None:
         """Refuse a token that was revoked. Raise `Problem` 401, 503."""
+        self._called = time.monotonic()
+        if self._following is None:
+            await self._wake()
         self.check_age()
         for key in claims.keys:
             until = self._until.get(key)
@@ -70,30 +78,41 @@ class Revocations:
 
     @contextlib.asynccontextmanager
     async def kept_up(self) -> AsyncIterator[None]:
-        """Keep in sync with the other workers until the block ends."""
-        await self.load()
-        following = asyncio.create_task(self.follow())
+        """Keep in sync with the other workers while calls come, until the block ends."""
         try:
             yield
         finally:
-            following.cancel()
-            await asyncio.wait([following])
+            running = [task for task in (self._waking, self._following) if task]
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    async def _wake(self) -> None:
+        """Read what was revoked during a pause, once for all who wait. Raise `Problem` 503."""
+        if self._waking is None or self._waking.done():
+            self._waking = asyncio.create_task(self._start())
+        await asyncio.shield(self._waking)
+
+    async def _start(self) -> None:
+        await self.load()
+        self._following = asyncio.create_task(self.follow())
 
     async def follow(self) -> None:
-        """Load repeatedly; clean up at the start and after each full load."""
-        cleaned = -math.inf
-        while True:
-            next_time = time.monotonic() + INTERVAL_SECONDS
+        """Load repeatedly until no calls come; clean up now and then."""
+        started = time.monotonic()
+        while started - self._called < PAUSE_SECONDS:
+            await asyncio.sleep(started + INTERVAL_SECONDS - time.monotonic())
+            started = time.monotonic()
             try:
                 await self.load()
-                if cleaned < self._reloaded:
+                if started - self._cleaned > RELOAD_SECONDS:
                     await self.clean_up()
-                    cleaned = self._reloaded
+                    self._cleaned = started
             except Problem:
                 pass  # the database is unavailable (logged there) or overloaded
             except Exception:
                 logger.exception("cannot read the revocations")
-            await asyncio.sleep(next_time - time.monotonic())
+        self._following = None
 
     async def clean_up(self) -> None:
         """Delete expired sessions, revocations and idempotency keys, and recreated users."""

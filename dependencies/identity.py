@@ -34,7 +34,7 @@ class VerifyJWT(SecurityBase):
         limits: RateLimits = request.app.state.rate_limits
         try:
             claims = await read_claims(request)
-            request.app.state.revocations.check(claims)
+            await request.app.state.revocations.check(claims)
         except Problem as problem:
             await limits.count(request, limits.api, "address", address(request))
             if problem.code != "unavailable":

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import itertools
+import math
 import time
 import unicodedata
 from collections.abc import AsyncIterator, Callable
@@ -1025,6 +1026,48 @@ async def test_a_stale_list_of_revocations_refuses_every_call(
         assert await code(await ada.get(path)) == (503, "unavailable")
 
 
+async def last_statement(connection: "asyncpg.Connection[asyncpg.Record]") -> object:
+    """Read when the last statement of anybody else began, and whether anybody listens."""
+    return await connection.fetchrow(
+        "SELECT max(query_start), count(*) FILTER (WHERE query LIKE 'LISTEN%')"
+        " FROM pg_stat_activity WHERE datname IS NOT NULL AND pid <> pg_backend_pid()"
+    )
+
+
+async def test_a_service_that_nobody_calls_asks_its_database_nothing(
+    ada: Person, database: db.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(revocations, "INTERVAL_SECONDS", 0.02)
+    monkeypatch.setattr(revocations, "PAUSE_SECONDS", 0.2)
+    other = await asyncpg.connect(database.url)
+    await ada.get("/api/tasks")
+    before = await last_statement(other)
+    await asyncio.sleep(0.1)
+    assert await last_statement(other) != before  # revocations are kept up
+    await asyncio.sleep(0.4)
+    before = await last_statement(other)
+    await asyncio.sleep(0.6)
+
+    assert await last_statement(other) == before
+    assert before["count"] == 0  # type: ignore[index]
+    await other.close()
+
+
+async def test_what_was_revoked_during_a_pause_is_refused_at_once(
+    browser: Person, other_worker: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(revocations, "INTERVAL_SECONDS", 0.02)
+    monkeypatch.setattr(revocations, "PAUSE_SECONDS", 0.1)
+    answer = await sign_up(browser, name=None)
+    assert (await other_worker.get("/api/tasks", headers=bearer(answer))).status_code == 200
+    await asyncio.sleep(0.4)
+    await browser.post(f"{AUTH}/logout")
+
+    calls = [other_worker.get("/api/tasks", headers=bearer(answer)) for _ in range(5)]
+
+    assert {response.status_code for response in await asyncio.gather(*calls)} == {401}
+
+
 async def test_loading_revocations_survives_every_failure(
     app: FastAPI, monkeypatch: pytest.MonkeyPatch, log_lines: Callable[[], str]
 ) -> None:
@@ -1037,6 +1080,7 @@ async def test_loading_revocations_survives_every_failure(
             raise failures.pop(0)
 
     monkeypatch.setattr(followed, "load", load)
+    followed._called = math.inf  # noqa: SLF001  (calls come all the time)
     following = asyncio.create_task(followed.follow())
     await asyncio.sleep(0.2)
 

@@ -1246,3 +1246,23 @@ async def test_a_service_in_a_thread_that_cannot_handle_signals_ends_without_an_
             await asyncio.sleep(0)
 
     await asyncio.to_thread(asyncio.run, serve())
+
+
+async def test_nobody_listens_but_while_a_stream_is_open(
+    app: FastAPI, database: db.Database
+) -> None:
+    other = await asyncpg.connect(database.url)
+    listening = (
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND state = 'idle'"
+    )
+
+    async def until(number: int) -> None:
+        async with asyncio.timeout(5):
+            while await other.fetchval(listening) != number:
+                await asyncio.sleep(0.01)
+
+    await until(0)
+    with app.state.live.waiter("ada"), app.state.live.waiter("bob"):
+        await until(1)
+    await until(0)
+    await other.close()
