@@ -38,10 +38,13 @@ def _postgres_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         query = dict(parse_qsl(parts.query))
-        addressed = (parts.hostname or query.get("host")) and parts.port != 0
+        user, _, hosts = parts.netloc.rpartition("@")
+        each = [urlsplit(f"//{host}") for host in hosts.split(",")]
+        has_hosts = all(host.hostname and host.port != 0 for host in each)
+        addressed = has_hosts or (not hosts and query.get("host"))
     except ValueError:
         addressed = False
-    if not addressed or "@" in parts.netloc.rpartition("@")[0]:
+    if not addressed or "@" in user:
         raise ValueError(
             "has no readable host and port; percent-encode special characters in the password"
         )

@@ -10,6 +10,7 @@ from sqlmodel import AutoString, SQLModel
 import db
 import models  # noqa: F401  (fills the metadata)
 import settings
+import tables
 
 LOCK = 0x70D0
 
@@ -40,4 +41,4 @@ if connection := context.config.attributes.get("connection"):
     run(connection)
 else:
     with db.locate(settings.load()) as database:
-        asyncio.run(db.run_sync(database.url, run))
+        asyncio.run(tables.run_sync(database.url, run))

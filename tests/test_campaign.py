@@ -12,6 +12,7 @@ import pytest
 
 import db
 import queries
+import tables
 from dates import FIRST_MOMENT, LAST_MOMENT
 from schemas import SORTS, Sort
 
@@ -95,7 +96,7 @@ async def million(database: db.Database) -> AsyncIterator["asyncpg.Connection[An
     name = f"campaign_{uuid.uuid4().hex}"
     await admin.execute(f"CREATE DATABASE {name}")
     url = urlsplit(database.url)._replace(path=f"/{name}").geturl()
-    await db.run_sync(url, db.upgrade)
+    await tables.run_sync(url, tables.upgrade)
     connection = await asyncpg.connect(url)
     indexes = await connection.fetch(
         "SELECT indexname, indexdef FROM pg_indexes"

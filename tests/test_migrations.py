@@ -21,6 +21,7 @@ from sqlmodel import AutoString, SQLModel
 import db
 import errors
 import queries
+import tables
 from settings import Settings
 from tests.conftest import SECRET
 
@@ -52,7 +53,7 @@ async def test_the_models_equal_the_migrations(
     def check(connection: Connection) -> None:
         command.check(config(connection, project))
 
-    await db.run_sync(str(configured.database_url), check)
+    await tables.run_sync(str(configured.database_url), check)
 
 
 async def test_migrations_can_be_undone_and_done_again(empty: Settings, project: Path) -> None:
@@ -60,14 +61,14 @@ async def test_migrations_can_be_undone_and_done_again(empty: Settings, project:
         for go, revision in ((command.upgrade, "head"), (command.downgrade, "base")) * 2:
             go(config(connection, project), revision)
 
-    await db.run_sync(str(empty.database_url), there_and_back)
+    await tables.run_sync(str(empty.database_url), there_and_back)
 
 
 async def test_four_processes_at_once_all_come_up(empty: Settings, project: Path) -> None:
     environment = {"DATABASE_URL": str(empty.database_url), "BETTER_AUTH_SECRET": SECRET}
     start = (
-        "import asyncio, db, settings; loaded = settings.load();"
-        "asyncio.run(db.run_sync(loaded.database_url, db.upgrade))"
+        "import asyncio, settings, tables; loaded = settings.load();"
+        "asyncio.run(tables.run_sync(loaded.database_url, tables.upgrade))"
     )
 
     started = [
@@ -83,7 +84,7 @@ async def test_migrations_wait_for_their_turn(empty: Settings) -> None:
     other = await asyncpg.connect(url)
     await other.execute("SELECT pg_advisory_lock(28880)")  # LOCK of migrations/env.py
 
-    upgrade = asyncio.create_task(db.run_sync(url, db.upgrade))
+    upgrade = asyncio.create_task(tables.run_sync(url, tables.upgrade))
     await asyncio.sleep(0.5)
 
     assert not upgrade.done()
@@ -201,7 +202,7 @@ async def test_tables_of_an_unknown_revision_end_the_start_and_are_left_alone(
     empty: Settings, revision: str, migrate: bool
 ) -> None:
     url = str(empty.database_url)
-    await db.run_sync(url, db.upgrade)
+    await tables.run_sync(url, tables.upgrade)
     connection = await asyncpg.connect(url)
     await connection.execute("ALTER TABLE alembic_version DROP CONSTRAINT alembic_version_pkc")
     await connection.execute("DELETE FROM alembic_version")
@@ -236,7 +237,7 @@ async def test_tables_are_left_alone_where_the_setting_says_so(empty: Settings) 
     settings = empty.model_copy(update={"migrate_on_start": False})
 
     with pytest.raises(
-        errors.CannotStart, match=r"MIGRATE_ON_START: is false.*revision None, not v\d"
+        errors.CannotStart, match=r"MIGRATE_ON_START: is false, and there are none: run"
     ):
         async with db.connect(settings, str(empty.database_url)):
             pass

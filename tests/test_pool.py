@@ -10,9 +10,11 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 import db
+import pool
 import queries
 from errors import Problem
 from middleware import Envelope
+from pool import Pool
 from routes import health
 from settings import Settings
 from tests.conftest import WAITING, Person, until_waiting
@@ -215,7 +217,7 @@ async def test_a_connection_that_was_silent_for_long_is_replaced(
 ) -> None:
     await create(ada)
     before = await connections(database)
-    monkeypatch.setattr(db, "MAX_IDLE_SECONDS", 0)
+    monkeypatch.setattr(pool, "MAX_IDLE_SECONDS", 0)
 
     await create(ada)
 
@@ -256,7 +258,7 @@ async def test_a_connection_to_a_server_that_became_read_only_is_replaced(ada: P
 async def test_a_database_that_lets_nobody_in_is_unavailable(
     ada: Person, database: db.Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(db, "MAX_IDLE_SECONDS", 0)  # every statement needs a new connection
+    monkeypatch.setattr(pool, "MAX_IDLE_SECONDS", 0)  # every statement needs a new connection
     other = await asyncpg.connect(database.url.replace("/postgres?", "/template1?"))
     await other.execute("ALTER DATABASE postgres ALLOW_CONNECTIONS false")
     try:
@@ -273,7 +275,8 @@ async def test_many_who_ask_whether_it_is_ready_watch_one_attempt(
 ) -> None:
     monkeypatch.setattr(health, "PING_SECONDS", db.DEADLINE_SECONDS)  # on a busy machine, too
     assert db._pool  # noqa: SLF001
-    attempts = {db._pool.ping() for _ in range(50)}  # noqa: SLF001
+    until = time.monotonic() + db.DEADLINE_SECONDS
+    attempts = {db._pool.ping(until) for _ in range(50)}  # noqa: SLF001
 
     answers = await asyncio.gather(*(client.get("/health/ready") for _ in range(50)))
 
@@ -341,7 +344,7 @@ async def test_making_one_tag_in_two_ways_does_not_deadlock(
 
 
 async def test_a_turn_that_nobody_takes_any_more_is_passed_on(configured: Settings) -> None:
-    pool = db._Pool("", configured.model_copy(update={"database_pool_size": 1}))  # noqa: SLF001
+    pool = Pool("", configured.model_copy(update={"database_pool_size": 1}))
     soon = time.monotonic() + 1
     await pool._enter(soon)  # noqa: SLF001
 
@@ -358,7 +361,7 @@ async def test_a_turn_that_nobody_takes_any_more_is_passed_on(configured: Settin
 
 
 async def test_a_turn_that_comes_with_the_deadline_is_taken(configured: Settings) -> None:
-    pool = db._Pool("", configured.model_copy(update={"database_pool_size": 1}))  # noqa: SLF001
+    pool = Pool("", configured.model_copy(update={"database_pool_size": 1}))
     soon = time.monotonic() + 1
     await pool._enter(soon)  # noqa: SLF001
 

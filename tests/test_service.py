@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
@@ -193,8 +194,11 @@ async def start_of(url: str) -> datetime:
 
 
 @pytest.mark.parametrize("options", [(), ("--workers", "2", "--timeout-worker-healthcheck", "2")])
-def test_a_start_that_fails_says_why_in_one_line(clone: Path, options: tuple[str, ...]) -> None:
-    failed = Service(clone, *options, DATABASE_URL="postgresql://u@127.0.0.1:1/d")
+def test_a_start_that_fails_says_why_in_one_line(
+    clone: Path, database: db.Database, options: tuple[str, ...]
+) -> None:
+    nowhere = urlsplit(database.url)._replace(path="/nowhere").geturl()
+    failed = Service(clone, *options, DATABASE_URL=nowhere)
 
     assert failed.process.wait(PATIENCE) == (STARTUP_FAILURE if not options else 0)
     assert "cannot use the database at " in failed.printed()
@@ -309,8 +313,10 @@ async def _start(app: Callable[..., Any]) -> list[Message]:
     return said
 
 
-async def test_a_start_that_fails_for_a_known_reason_has_no_traceback() -> None:
-    url = "postgresql://u@127.0.0.1:1/d"
+async def test_a_start_that_fails_for_a_known_reason_has_no_traceback(
+    database: db.Database,
+) -> None:
+    url = urlsplit(database.url)._replace(path="/nowhere").geturl()
     app = main.create_app(Settings(database_url=url, better_auth_secret=SECRET))
 
     (said,) = await _start(app)
