@@ -106,7 +106,7 @@ def create_app(configured: settings.Settings) -> FastAPI:
         servers=[{"url": "/"}],
         lifespan=lifespan,
         middleware=[
-            Middleware(Envelope),
+            Middleware(Envelope, trusted_proxy_hops=configured.trusted_proxy_hops),
             Middleware(
                 CORS,
                 allow_origins=configured.cors_origins,

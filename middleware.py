@@ -5,7 +5,9 @@ import random
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from http import HTTPStatus
+from ipaddress import ip_address
 from typing import Any
 
 from fastapi.routing import iter_route_contexts
@@ -54,13 +56,16 @@ _FOR_PAGES = [
 class Envelope:
     """The outermost of our layers. Plain ASGI for speed, because every request passes it."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, trusted_proxy_hops: int = 0) -> None:
         self.app = app
+        self._hops = trusted_proxy_hops
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and its response back."""
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, _briefly(send))
+        if self._hops:
+            scope["client"] = _client(scope, self._hops)
         if scope.get("method") == "HEAD":
             send = _headers_of(send)
         started = time.perf_counter()
@@ -88,6 +93,28 @@ class Envelope:
             await app(scope, receive, send_with_headers)
         finally:
             logs.log_request(_summary(scope, call, time.perf_counter() - started))
+
+
+def _client(scope: Scope, hops: int) -> tuple[str, int] | None:
+    """Return the client that the outermost of so many proxies saw; else that of the connection.
+
+    Each of them appends who connects to it. What is in front of that may be anybody's invention.
+    """
+    sent = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
+    hosts = [_without_port(part.strip()) for part in sent.decode("latin-1").split(",")]
+    if len(hosts) >= hops:
+        with suppress(ValueError):  # not an address
+            ip_address(hosts[-hops])
+            return hosts[-hops], 0
+    client: tuple[str, int] | None = scope.get("client")
+    # uvicorn may have replaced the connection's with one of these, and then nobody knows it.
+    return None if client and client[0] in hosts else client
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0] if host.count(":") == 1 else host
 
 
 def _headers_of(send: Send) -> Send:

@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections import Counter
+from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Any
 
 import limits
@@ -62,9 +63,9 @@ class RateLimits:
             raise CannotStart(line) from error
         self._limiter = FixedWindowRateLimiter(storage)
         self._down_until = 0.0  # 0 while it is up
-        self.api = _limit(settings.rate_limit)
-        self.auth = _limit(settings.auth_rate_limit)
-        self.refresh = _limit(settings.refresh_rate_limit)
+        self.api = _limit("api", settings.rate_limit)
+        self.auth = _limit("auth", settings.auth_rate_limit)
+        self.refresh = _limit("refresh", settings.refresh_rate_limit)
 
     async def count(
         self, request: Request, limit: limits.RateLimitItem | None, by: str, key: str
@@ -116,10 +117,21 @@ class RateLimits:
         return allowed, window
 
 
-def _limit(notation: str | None) -> limits.RateLimitItem | None:
-    return limits.parse(notation) if notation else None
+def _limit(policy: str, notation: str | None) -> limits.RateLimitItem | None:
+    if not notation:
+        return None
+    limit = limits.parse(notation)
+    limit.namespace = policy  # in the key of a counter, or two with the same numbers would share it
+    return limit
 
 
 def address(request: Request) -> str:
-    """Return the client's address, from uvicorn, which trusts only configured proxies."""
-    return request.client.host if request.client else "unknown"
+    """Return what counts as one client: an IPv4 address, or the /64 that an IPv6 address is in."""
+    host = request.client.host if request.client else "unknown"
+    try:
+        address = ip_address(host)
+    except ValueError:  # whatever a server says of a socket
+        return host
+    if isinstance(address, IPv6Address):
+        return str(address.ipv4_mapped or IPv6Network((address.packed[:8] + bytes(8), 64)))
+    return host

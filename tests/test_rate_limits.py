@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import shutil
 import socket
 import subprocess
@@ -97,6 +98,90 @@ async def test_strangers_are_counted_by_address(start: Start, ada_id: str) -> No
     assert (await forger.get("/api/tasks")).status_code == 429
     assert (await connect(app, None, "192.0.2.2").get("/api/tasks")).status_code == 401
     assert (await connect(app, token(sub=ada_id)).get("/api/tasks")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "are_one"),
+    [
+        ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", True),
+        ("2001:db8:1:2::1", "2001:db8:1:3::1", False),
+        ("fe80::1%eth0", "fe80::2%eth0", True),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+        ("/run/a socket", "/run/a socket", True),
+    ],
+)
+async def test_addresses_that_one_client_may_choose_from_are_one(
+    start: Start, one: str, other: str, are_one: bool
+) -> None:
+    app = await start(rate_limit="1/minute")
+
+    assert (await connect(app, None, one).get("/api/tasks")).status_code == 401
+    second = await connect(app, None, other).get("/api/tasks")
+
+    assert second.status_code == (429 if are_one else 401)
+
+
+FORWARDED: list[tuple[int, list[str | bytes], str]] = [
+    (0, ["198.51.100.7"], "192.0.2.1"),
+    (1, ["198.51.100.7"], "198.51.100.7"),
+    (1, ["203.0.113.9, 198.51.100.7"], "198.51.100.7"),
+    (2, ["203.0.113.9, 198.51.100.7"], "203.0.113.9"),
+    (2, ["x, 203.0.113.9", "198.51.100.7"], "203.0.113.9"),
+    (2, ["198.51.100.7"], "192.0.2.1"),
+    (1, [], "192.0.2.1"),
+    (1, [""], "192.0.2.1"),
+    (1, ["198.51.100.7:4711"], "198.51.100.7"),
+    (1, ["2001:DB8::7"], "2001:DB8::7"),
+    (1, ["[2001:db8::7]"], "2001:db8::7"),
+    (1, ["[2001:db8::7]:4711"], "2001:db8::7"),
+    (1, ["::ffff:198.51.100.7"], "::ffff:198.51.100.7"),
+    # no addresses
+    (1, ["198.51.100.7,"], "192.0.2.1"),
+    (1, ["unknown"], "192.0.2.1"),
+    (1, ["198.51.100"], "192.0.2.1"),
+    (1, ["198.51.100.7/24"], "192.0.2.1"),
+    (1, ['"198.51.100.7"'], "192.0.2.1"),
+    (1, [b"198.51.100.7\xff"], "192.0.2.1"),
+    (1, ["9" * 10_000], "192.0.2.1"),
+    (20, ["," * 10_000], "192.0.2.1"),
+]
+
+
+@pytest.mark.parametrize(("hops", "sent", "seen"), FORWARDED)
+async def test_the_client_is_whom_the_outermost_trusted_proxy_saw(
+    start: Start,
+    log_lines: Callable[[], str],
+    hops: int,
+    sent: list[str | bytes],
+    seen: str,
+) -> None:
+    app = await start(rate_limit="1/minute", trusted_proxy_hops=hops)
+    headers = [
+        (b"X-Forwarded-For", one if isinstance(one, bytes) else one.encode()) for one in sent
+    ]
+
+    refused = await connect(app).get("/api/tasks", headers=headers)
+    direct = await connect(await start(), None, seen).get("/api/tasks")
+    again = await connect(app).get("/api/tasks", headers=[(b"X-Forwarded-For", b"x"), *headers])
+
+    lines = [json.loads(line) for line in log_lines().splitlines()]
+    assert refused.status_code == direct.status_code == 401
+    assert again.status_code == 429
+    assert [line["client"] for line in lines if "client" in line] == [seen] * len(lines)
+
+
+async def test_each_policy_counts_by_itself_also_with_the_numbers_of_another(start: Start) -> None:
+    limits = ("rate_limit", "auth_rate_limit", "refresh_rate_limit")
+    stranger = connect(await start(**dict.fromkeys(limits, "1/minute")))
+    calls = [("GET", "/api/tasks"), ("POST", f"{AUTH}/login"), ("POST", f"{AUTH}/refresh")]
+    stranger.headers["Cookie"] = "refresh_token=x"
+
+    statuses = [
+        (await stranger.request(method, path, json={})).status_code for method, path in calls * 2
+    ]
+
+    assert statuses == [401, 422, 401, 429, 429, 429]
 
 
 async def test_a_limit_that_is_off_says_nothing(start: Start, ada_id: str) -> None:
