@@ -66,8 +66,8 @@ def configure(settings: Settings) -> None:
     stdout = logging.StreamHandler(sys.stdout)
     stdout.setFormatter(_FORMATTERS[settings.log_format])
     logging.basicConfig(level=settings.log_level.upper(), handlers=[stdout], force=True)
-    # uvicorn has set handlers and levels of its own by now.
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+    # uvicorn has set handlers and levels of its own by now; under gunicorn, both have the same.
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "gunicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.setLevel(logging.NOTSET)

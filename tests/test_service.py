@@ -30,7 +30,7 @@ from settings import STARTUP_FAILURE, Settings
 from tests.conftest import SECRET, copied, token
 
 PATIENCE = 30
-UVICORN = ("uvicorn", "main:app")
+UVICORN = (sys.executable, "-m", "uvicorn", "main:app", "--port", "{port}")
 HEADERS = {"Authorization": f"Bearer {token(sub='ada')}"}
 
 
@@ -65,10 +65,11 @@ class Service:
         weakref.finalize(self, shutil.rmtree, self.log.parent)
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", *command, "--port", str(port), *options],
+                [part.replace("{port}", str(port)) for part in (*command, *options)],
                 cwd=project,
                 env={
                     "PATH": os.environ["PATH"],
+                    "PORT": str(port),
                     "BETTER_AUTH_SECRET": SECRET,
                     "RATE_LIMIT": "",
                     **environment,
@@ -375,7 +376,8 @@ def test_fastapis_command_serves_and_logs_each_request_once(
     command: str, shared_clone: Path, database: db.Database
 ) -> None:
     environment = {"DATABASE_URL": database.url, "LOG_FORMAT": "text"}
-    with service(shared_clone, command=("fastapi", command), **environment) as running:
+    fastapi = (sys.executable, "-m", "fastapi", command, "--port", "{port}")
+    with service(shared_clone, command=fastapi, **environment) as running:
         assert running.call("GET").is_success
 
         running.wait_until_printed("GET /api/tasks 200", 1)
