@@ -90,6 +90,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             ):
                 gc.freeze()  # what exists now is permanent: do not scan it again
                 gc.set_threshold(10_000)  # a request makes many objects but hardly any cycles
+                app.state.is_started = True
                 yield
 
 
@@ -129,7 +130,7 @@ def create_app(configured: settings.Settings) -> FastAPI:
             "logs": False,  # an exception's message may quote what a client sent
         },
     )
-    app.state.settings = configured
+    app.state.settings, app.state.is_started = configured, False
     for router in (tasks.router, tags.router, auth.router, health.router, pages.router):
         app.include_router(router)
     return app

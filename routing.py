@@ -5,6 +5,7 @@ eighth. Whatever is not simple enough for this is run by FastAPI all the same.
 """
 
 import asyncio
+import logging
 import re
 from codecs import BOM_UTF8
 from collections import Counter, defaultdict
@@ -13,7 +14,7 @@ from dataclasses import fields
 from functools import cache, lru_cache
 from inspect import isclass, iscoroutinefunction
 from io import BytesIO
-from typing import Any, NamedTuple, get_args, get_origin
+from typing import Any, NamedTuple, NoReturn, get_args, get_origin
 from urllib.parse import parse_qsl
 
 import orjson
@@ -37,6 +38,8 @@ from typing_extensions import is_typeddict
 import spellings
 from calls import below_root, call_of
 from errors import Problem
+
+logger = logging.getLogger("todo.routing")
 
 MAX_BODY_BYTES = 64 * 1024
 BODY_SECONDS = 15.0
@@ -91,7 +94,9 @@ class FastPath:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self._number = 0
+        """How many routes there were when they were read; 0 before the service has started."""
         self._places: dict[int, list[_Place]] = {}
+        self._has_complained = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -102,13 +107,17 @@ class FastPath:
             # Only FastAPI's own handler knows how to override dependencies, but it takes no HEAD.
             is_head = scope["method"] == "HEAD"
             await self.app({**scope, "method": "GET"} if is_head else scope, receive, send)
-        else:
+        elif self._number:
             await operation.run(scope, receive, send)
+        else:
+            operation.tell(scope)
+            self._refuse()
 
     def _find(self, scope: Scope) -> "Operation | None":
         routes = scope["app"].routes
         if self._number != len(routes):
-            self._number, self._places = len(routes), _places(routes)
+            self._places = _places(routes)
+            self._number = len(routes) if scope["app"].state.is_started else 0
         call = call_of(scope)
         is_known, operation = self._look_up(scope, call.path)
         if not is_known:
@@ -121,6 +130,16 @@ class FastPath:
         # Also for FastAPI's router, which answers if the method is another.
         scope["path"] = scope.get("root_path", "") + call.path
         return operation
+
+    def _refuse(self) -> NoReturn:
+        """Refuse a call for which nothing is open. Raise `Problem` 503, and log why, once."""
+        if not self._has_complained:
+            self._has_complained = True
+            logger.error(
+                "called without its lifespan, so nothing is connected, and calls are answered with "
+                "503: let the server, the adapter or the app that mounts it run the lifespan"
+            )
+        raise Problem("unavailable")
 
     def _look_up(self, scope: Scope, path: str) -> "tuple[bool, Operation | None]":
         """Return whether there is anything at a path, and what runs the request, if we do."""
@@ -175,7 +194,7 @@ class Operation:
 
     async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request for this route's path and method."""
-        self._tell(scope)
+        self.tell(scope)
         request, response = Request(scope, receive), Response(status_code=self._status)
         response.raw_headers.clear()
         errors: list[Any] = []
@@ -195,7 +214,7 @@ class Operation:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         return await send({"type": "http.response.body", "body": body})
 
-    def _tell(self, scope: Scope) -> None:
+    def tell(self, scope: Scope) -> None:
         """Name the route to our log, and to others' tools as FastAPI does."""
         call_of(scope).route = self._path
         scope["route"], scope["endpoint"] = self._route, self._function
