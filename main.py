@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import logging
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -50,6 +51,25 @@ ALLOWED_HEADERS = [
 ]
 
 
+PLATFORMS = ["RENDER", "DYNO", "K_SERVICE", "FLY_APP_NAME", "RAILWAY_ENVIRONMENT", "SPACE_ID"]
+"""Variables by which platforms name themselves on whose disks nothing lasts."""
+
+logger = logging.getLogger("todo")
+
+
+def warn_of_loss(configured: settings.Settings) -> None:
+    """Say it loudly if whatever is stored will be lost."""
+    platform = next((name for name in PLATFORMS if os.environ.get(name)), None)
+    if platform and not configured.database_url:
+        advice = "the value of POSTGRES_URL" if os.environ.get("POSTGRES_URL") else "a PostgreSQL"
+        logger.warning(
+            "EVERYTHING THAT IS STORED WILL BE GONE with the next deploy or restart: DATABASE_URL "
+            "is not set, and on this platform (%s is set) no disk lasts; set DATABASE_URL to %s",
+            platform,
+            advice,
+        )
+
+
 @contextlib.asynccontextmanager
 async def _published_keys(app: FastAPI, url: str | None) -> AsyncIterator[None]:
     app.state.key_set = None
@@ -67,6 +87,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Open what the routes share, in `app.state`, until the service stops."""
     configured: settings.Settings = app.state.settings
     logs.configure(configured)  # again: `fastapi run` lets uvicorn do so after the import
+    warn_of_loss(configured)
     with db.locate(configured) as database, contextlib.closing(Passwords()) as app.state.passwords:
         app.state.rate_limits = RateLimits(configured)
         app.state.issuer = Issuer(database.secret, configured.access_token_seconds)
