@@ -5,6 +5,7 @@ import contextlib
 import logging
 import re
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ Row = TypeVar("Row")
 DEADLINE_SECONDS = 5.0  # how long a call waits for the database in all before it gets a 503
 START_SECONDS = 30.0  # how long a database that cannot be reached is waited for at startup
 RETRY_SECONDS = 0.5
+PROBE_SECONDS = 1.0  # how soon a notification arrives where any does
 LISTEN_SECONDS = 15.0  # how often a listening connection is probed: else it may be dead unnoticed
 ATTEMPTS = 3
 
@@ -150,15 +152,34 @@ async def ping(deadline: float) -> None:
 
 async def listen(
     url: str, channel: str, heard: Callable[[str], None], begun: Callable[[], None]
-) -> None:
-    """Call `begun` once listening, then `heard` with each payload, until the connection fails."""
+) -> bool:
+    """Call `begun` once listening, then `heard` with each payload, until the connection fails.
+
+    Return False if nothing can be heard on it, as through a pooler that was not recognized.
+    """
+    probe, closed, arrived = uuid.uuid4().hex, asyncio.Event(), asyncio.Event()
+
+    def told(*notification: Any) -> None:  # noqa: ANN401  (its last part is the payload)
+        if notification[-1] == probe:
+            arrived.set()
+        else:
+            heard(notification[-1])
+
     try:
         connection = await servers.connect(url, DEADLINE_SECONDS)
         try:
-            closed = asyncio.Event()
             connection.add_termination_listener(lambda _: closed.set())
             async with asyncio.timeout(DEADLINE_SECONDS):
-                await connection.add_listener(channel, lambda *told: heard(told[-1]))
+                await connection.add_listener(channel, told)
+            until = time.monotonic() + DEADLINE_SECONDS
+            notify: Step = ("SELECT pg_notify($1, $2)", [channel, probe])
+            await _current_pool().fetch([notify], Limits(until, until))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PROBE_SECONDS):
+                    await arrived.wait()
+            if not arrived.is_set():
+                logger.warning("database: notifications do not arrive, so changes are polled for")
+                return False
             begun()
             while True:
                 with contextlib.suppress(TimeoutError):
@@ -170,6 +191,7 @@ async def listen(
             connection.terminate()
     except servers.FAILURES as error:
         logger.warning("database: cannot listen: %s", type(error).__name__)
+        return True
 
 
 class Database(NamedTuple):

@@ -89,9 +89,12 @@ class Live:
 
     async def _follow(self) -> None:
         """Wake the streams of users who wrote, or all of them every second if nobody can listen."""
+        can_listen = not db.is_pooled()  # nobody can through a transaction pooler
         while True:
-            if not db.is_pooled():  # nobody can listen through a transaction pooler
-                await db.listen(self._url, queries.CHANNEL, self._notified, self._wake_all)
+            if can_listen:
+                can_listen = await db.listen(
+                    self._url, queries.CHANNEL, self._notified, self._wake_all
+                )
             self._wake_all()
             await asyncio.sleep(TICK_SECONDS)
 

@@ -14,6 +14,7 @@ import asyncpg
 import pytest
 
 import db
+import live
 import queries
 from settings import Settings
 from tests.conftest import Person
@@ -112,3 +113,16 @@ async def test_a_transaction_of_two_statements_stays_together(
             assert not bulk.done()
         assert await bulk == {"updated": 1}
     await other.close()
+
+
+async def test_changes_are_polled_for_where_notifications_do_not_arrive(
+    configured: Settings, pooler: str
+) -> None:
+    """Told that there is no pooler, the service listens, and finds out that it hears nothing."""
+    settings = configured.model_copy(update={"database_pooler": False})
+    deaf = live.Live(pooler)
+    async with db.connect(settings, pooler):
+        with deaf.waiter("ada") as waiter:
+            for _ in range(3):
+                await asyncio.wait_for(waiter.wait(), 2.5)
+                waiter.clear()
