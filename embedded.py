@@ -209,7 +209,7 @@ class _Server:
     @cached_property
     def programs(self) -> Path:
         made_by = self.data / "PG_VERSION"
-        version = made_by.read_text().strip() if made_by.exists() else ""
+        version = made_by.read_text("utf-8").strip() if made_by.exists() else ""
         for folder in self.candidates():
             if self.sh(f'"$0" --version | grep -q ") {version}"', folder / "postgres"):
                 return folder
@@ -287,10 +287,10 @@ def _private(folder: Path, owner: tuple[int, int]) -> None:
 
 def _secret(file: Path) -> str:
     file.touch(0o600)
-    if not file.read_text():
-        file.write_text(secrets.token_urlsafe(32))
+    if not file.read_text("utf-8").strip():
+        file.write_text(secrets.token_urlsafe(32), "utf-8")
         logger.info("made the secret that signs tokens unless BETTER_AUTH_SECRET is set: %s", file)
-    return file.read_text()
+    return file.read_text("utf-8").strip()
 
 
 def _open(file: Path) -> IO[bytes]:

@@ -33,7 +33,7 @@ class Passwords:
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(THREADS, "passwords", _stand_back)
         self._places = asyncio.Semaphore(THREADS + QUEUE)
-        self._common = frozenset((PROJECT / "common_passwords.txt").read_text().split())
+        self._common = frozenset((PROJECT / "common_passwords.txt").read_text("utf-8").split())
         # A dummy to verify for unknown emails, so that the response takes just as long.
         self._nobodys = _HASHES.hash("of nobody")
 

@@ -131,6 +131,24 @@ def clone(project: Path, folder: Path) -> Path:
     return copied(project, folder)
 
 
+def test_files_are_read_as_utf_8_whatever_the_locale(clone: Path) -> None:
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    secret, issuer = "\u00fc" * 20, "\u00dcber"
+    (clone / ".env").write_text(f"# \u2192\nJWT_ISSUER={issuer}\n", "utf-8")
+    (clone / ".data").mkdir()
+    (clone / ".data" / "secret").write_text(f"{secret}\n", "utf-8")  # as an editor leaves it
+    headers = {"Authorization": f"Bearer {token(secret, sub='ada', iss=issuer)}"}
+    with service(
+        clone, BETTER_AUTH_SECRET="", PYTHONWARNDEFAULTENCODING="1", **ascii_only
+    ) as running:
+        answer = httpx.get(f"{running.url}/api/tasks", headers=headers)
+        page = httpx.get(running.url)
+
+    assert answer.status_code == 200, running.printed()
+    assert page.content == (clone / "static" / "index.html").read_bytes()
+    assert "EncodingWarning" not in running.printed()
+
+
 def test_without_settings_it_keeps_its_data_and_its_secret(clone: Path) -> None:
     with service(clone, BETTER_AUTH_SECRET="") as first:
         assert first.printed().count("made the secret") == 1
