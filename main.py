@@ -45,10 +45,6 @@ EXPOSED_HEADERS = [
     *("ETag", "Location", "Link", "Retry-After", "RateLimit", "RateLimit-Policy"),
     *("Idempotency-Replayed", "WWW-Authenticate", "X-Request-ID"),
 ]
-ALLOWED_HEADERS = [
-    *("Authorization", "Content-Type", "X-Request-ID"),
-    *("If-Match", "If-None-Match", "Idempotency-Key", "Last-Event-ID"),
-]
 
 
 PLATFORMS = ["RENDER", "DYNO", "K_SERVICE", "FLY_APP_NAME", "RAILWAY_ENVIRONMENT", "SPACE_ID"]
@@ -131,10 +127,11 @@ def create_app(configured: settings.Settings) -> FastAPI:
             Middleware(Envelope, trusted_proxy_hops=configured.trusted_proxy_hops),
             Middleware(
                 CORS,
-                allow_origins=configured.cors_origins,
+                allow_origin_regex=configured.origin_pattern,
                 allow_credentials=True,
                 allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
-                allow_headers=ALLOWED_HEADERS,
+                allow_headers=["*"],
+                allow_private_network=True,
                 expose_headers=EXPOSED_HEADERS,
             ),
             Middleware(errors.Errors),

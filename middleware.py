@@ -216,12 +216,24 @@ class CORS(CORSMiddleware):
     def preflight_response(self, request_headers: Headers) -> Response:
         """Answer `OPTIONS`, which browsers send before requests to another origin."""
         response = super().preflight_response(request_headers)
-        return response if response.status_code == HTTPStatus.OK else _RefusedPreflight()
+        if response.status_code == HTTPStatus.OK:
+            return response
+        origin = request_headers["origin"]
+        if not self.is_allowed_origin(origin):
+            return _RefusedPreflight(errors.Problem("origin_not_allowed"))
+        # The origin must not be blamed for the method.
+        allowed = {"Access-Control-Allow-Origin": origin, "Allow": ", ".join(self.allow_methods)}
+        headers = self.simple_headers | allowed
+        return _RefusedPreflight(errors.Problem("method_not_allowed", headers=headers))
 
 
 class _RefusedPreflight(Response):
+    def __init__(self, problem: errors.Problem) -> None:
+        super().__init__()
+        self._problem = problem
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
-        origin = request.headers["origin"]
-        logs.log_event(request, "origin_not_allowed", logging.WARNING, origin=origin)
-        await errors.respond(errors.Problem("origin_not_allowed"), scope, receive, send)
+        event, origin = self._problem.code, request.headers["origin"]
+        logs.log_event(request, event, logging.WARNING, origin=origin)
+        await errors.respond(self._problem, scope, receive, send)

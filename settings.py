@@ -8,7 +8,14 @@ from typing import Annotated, Literal, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import limits
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from errors import plainly
@@ -22,9 +29,43 @@ _LIBPQ_PARAMETER = re.compile(
 )
 _LONGEST_WINDOW = 10**9  # seconds
 _ADVICE = "make one with: openssl rand -base64 32"
+_LABEL = r"[a-z0-9_-]+(\*[a-z0-9_-]+)?"
+_ORIGIN = re.compile(
+    r"(?!.*\*.*\*)[a-z][a-z0-9+.-]*://"
+    rf"(\[[0-9a-f:.]+\]|{_LABEL}(\.{_LABEL})*)(:[1-9][0-9]*)?"
+)
+_WRONG_ORIGINS = {
+    r"^\*$": "* is refused because credentials are allowed; list origins: https://app.example.com",
+    r"\*": (
+        "takes one *, inside a label of the host, with text on both sides: "
+        "https://todo-*-team.vercel.app"
+    ),
+    r"[\s;]|^\[": "needs commas between origins, and nothing around them",
+    r"^(?!.*://)": "needs https:// in front of an origin: https://app.example.com",
+    r"[^\x00-\x7f]": "needs hosts as browsers send them, in ASCII: https://xn--mnchen-3ya.example",
+    r"://[^/]*/": "takes origins without a path: https://app.example.com",
+    r"": "must look like https://app.example.com",
+}
+"""What keeps a text from being an origin, in the order of asking."""
+_DEFAULT_PORTS = {"https": ":443", "http": ":80"}
 _SSL_MODES = {
     mode: mode for mode in ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 } | {"true": "require", "1": "require"}
+
+
+def _as_pasted(value: str) -> str:
+    """Take off what pasting adds: white space, and one pair of quotes."""
+    value = value.strip()
+    is_quoted = value[:1] in {"'", '"'} and value[0] == value[-1] and value.count(value[0]) == 2
+    return value[1:-1].strip() if is_quoted else value
+
+
+def _url_for_psql(text: str) -> str:
+    """Take the URL out of the command `psql 'postgresql://...'`, which some providers show."""
+    url = _as_pasted(re.sub(r"^psql\s+", "", text))
+    if re.match(r"postgres\S*\s", url):
+        raise ValueError("has white space in it; write the URL alone, and %20 for a space in it")
+    return url
 
 
 def _postgres_url(url: str) -> str:
@@ -55,6 +96,8 @@ def _postgres_url(url: str) -> str:
 
 
 def _long_enough(secret: str) -> str:
+    if secret.splitlines() != [secret]:
+        raise ValueError("has a line end in it; write it on one line")
     if len(secret.encode()) < 32:
         raise ValueError("needs at least 32 bytes; " + _ADVICE)
     return secret
@@ -63,7 +106,7 @@ def _long_enough(secret: str) -> str:
 def _split(value: object) -> object:
     if not isinstance(value, str):
         return value
-    return [part.strip() for part in value.split(",") if part.strip()]
+    return [part for each in value.split(",") if (part := _as_pasted(each))]
 
 
 def _limit(value: str) -> str:
@@ -94,34 +137,37 @@ def _origin(url: str) -> str:
     if urlsplit(url).path or "?" in url:
         raise ValueError("must be an origin, like https://app.example.com, without a path")
     origin = url.lower()
-    return origin.removesuffix(":443" if origin.startswith("https:") else ":80")
+    return origin.removesuffix(_DEFAULT_PORTS.get(urlsplit(origin).scheme, ""))
 
 
-def _exact_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
-    try:
-        return tuple(_origin(_http_url(origin)) for origin in origins)
-    except ValueError as error:
-        raise ValueError(
-            "lists exact origins like https://app.example.com; "
-            "* is refused because credentials are allowed"
-        ) from error
+def _allowed_origin(text: str) -> str:
+    """Return an origin as browsers send it, with at most one `*` for a part of a label."""
+    with suppress(ValueError):
+        origin = _origin(text.rstrip("/"))
+        if _ORIGIN.fullmatch(origin) and urlsplit(origin).port != 0:
+            return origin
+    raise ValueError(next(why for wrong, why in _WRONG_ORIGINS.items() if re.search(wrong, text)))
 
 
-PostgresURL = Annotated[str, AfterValidator(_postgres_url)]
+PostgresURL = Annotated[str, AfterValidator(_url_for_psql), AfterValidator(_postgres_url)]
 Secret = Annotated[str, AfterValidator(_long_enough)]
 HTTPURL = Annotated[str, AfterValidator(_http_url)]
 Origin = Annotated[HTTPURL, AfterValidator(_origin)]
 RateLimit = Annotated[str, AfterValidator(_limit)]
 Storage = Annotated[str, AfterValidator(_storage)]
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-Origins = Annotated[CommaSeparated, AfterValidator(_exact_origins)]
+Origins = Annotated[
+    tuple[Annotated[str, AfterValidator(_allowed_origin)], ...], NoDecode, BeforeValidator(_split)
+]
 AnyCase = BeforeValidator(str.lower)
 
 
 class Settings(BaseSettings):
     """The settings, read by their upper-case names from the environment and `.env`."""
 
-    model_config = SettingsConfigDict(env_file=PROJECT / ".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_file=PROJECT / ".env", env_file_encoding="utf-8-sig", extra="ignore", frozen=True
+    )
 
     database_url: PostgresURL | None = Field(default=None, repr=False)
     database_pooler: bool | None = None
@@ -155,15 +201,32 @@ class Settings(BaseSettings):
         """Where the keys of asymmetric tokens are published, if such tokens are accepted."""
         return self.jwks_url or (self.better_auth_url and f"{self.better_auth_url}/api/auth/jwks")
 
+    @property
+    def origin_pattern(self) -> str:
+        """The regular expression of all origins that may call."""
+        patterns = [re.escape(each).replace(r"\*", "[a-z0-9-]+") for each in self.cors_origins]
+        return "|".join(patterns) or "(?!)"  # without any, nothing matches
+
     @model_validator(mode="before")
     @classmethod
     def _empty_is_the_default(cls, values: dict[str, object]) -> dict[str, object]:
         """Ignore empty settings, except an empty rate limit, which means no limit."""
+        pasted = {
+            name: _as_pasted(value) if isinstance(value, str) else value
+            for name, value in values.items()
+        }
         return {
             name: None if value == "" else value
-            for name, value in values.items()
+            for name, value in pasted.items()
             if value != "" or name.endswith("rate_limit")
         }
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _utf_8(cls, value: object) -> object:
+        if re.search("[\ud800-\udfff]", str(value)):  # how Python reads other bytes
+            raise ValueError("is not UTF-8")
+        return value
 
     @model_validator(mode="after")
     def _what_goes_together(self) -> Self:
@@ -182,7 +245,7 @@ def load() -> Settings:
     try:
         return Settings()
     except UnicodeDecodeError:
-        wrong = ".env: is not UTF-8"
+        wrong = ".env: is not UTF-8; save it as that"
     except ValidationError as error:
         first = error.errors()[0]
         name = "".join(f"{part}".upper() + ": " for part in first["loc"][:1])

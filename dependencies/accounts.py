@@ -1,6 +1,7 @@
 """What the routes of accounts ask for."""
 
 import logging
+import re
 from functools import partial
 from typing import Annotated
 
@@ -22,8 +23,11 @@ async def check_origin(request: Request) -> None:
     signs_in = call_of(request).path.endswith(("/login", "/token"))
     if origin is None or not (signs_in or "cookie" in request.headers):
         return
-    own = origin.partition("://")[2] == request.headers.get("host")
-    if not own and origin not in request.app.state.settings.cors_origins:
+    own = (
+        request.headers.get("sec-fetch-site") == "same-origin"  # whatever a proxy made of the Host
+        or origin.partition("://")[2] == request.headers.get("host")
+    )
+    if not own and not re.fullmatch(request.app.state.settings.origin_pattern, origin):
         log_event(request, "origin_not_allowed", logging.WARNING, origin=origin)
         raise Problem("origin_not_allowed")
 

@@ -946,6 +946,20 @@ async def test_cookies_from_allowed_pages_are_accepted(browser: Person, origin: 
     assert (await browser.post(f"{AUTH}/refresh", headers={"Origin": origin})).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("site", "status"),
+    [("same-origin", 200), ("same-site", 403), ("cross-site", 403), ("none", 403), ("", 403)],
+)
+async def test_the_browser_says_that_a_page_is_ours(
+    browser: Person, site: str, status: int
+) -> None:
+    """Behind a proxy with another `Host` nothing else does."""
+    await sign_up(browser, name=None)
+    headers = {"Origin": "https://proxied.example", "Sec-Fetch-Site": site}
+
+    assert (await browser.post(f"{AUTH}/refresh", headers=headers)).status_code == status
+
+
 async def test_too_many_hashes_at_once_are_refused_and_the_rest_served(browser: Person) -> None:
     who = {"email": new_email(), "password": PASSWORD}
     many = passwords.THREADS + passwords.QUEUE + 20

@@ -9,6 +9,8 @@ import pytest
 from fastapi import FastAPI
 from starlette.types import Message
 
+import main
+from settings import Settings
 from tests.conftest import ORIGIN, Person
 from tests.contract import PASSWORD
 from tests.test_tasks import create
@@ -28,35 +30,91 @@ async def preflight(person: Person, **headers: str) -> dict[str, str]:
             "Origin": headers.get("origin", ORIGIN),
             "Access-Control-Request-Method": headers.get("method", "PATCH"),
             "Access-Control-Request-Headers": headers.get("headers", "authorization,content-type"),
+            "Access-Control-Request-Private-Network": headers.get("private_network", "false"),
         },
     )
-    return {"status": str(response.status_code), **response.headers}
+    code = response.json()["code"] if response.is_error else ""
+    return {"status": str(response.status_code), "code": code, **response.headers}
+
+
+ORIGINS = ("https://todo-*-team.vercel.app", "capacitor://localhost", "http://localhost:3000")
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("https://todo-git-main-team.vercel.app", 200),
+        ("https://todo-a1b2--x-team.vercel.app", 200),
+        ("capacitor://localhost", 200),
+        ("http://localhost:3000", 200),
+        ("https://todo--team.vercel.app", 403),
+        ("https://todo-a.b-team.vercel.app", 403),
+        ("https://todo-a/b-team.vercel.app", 403),
+        ("https://todo-a_b-team.vercel.app", 403),
+        ("https://todo-a-team.vercel.app.evil.example", 403),
+        ("https://evil.example/todo-a-team.vercel.app", 403),
+        ("https://todo-a-teamXvercel.app", 403),
+        ("http://todo-a-team.vercel.app", 403),
+        ("https://todo-a-team.vercel.app:444", 403),
+        ("https://todo-*-team.vercel.app", 403),
+        ("capacitor://localhost.evil.example", 403),
+        ("http://localhost:30001", 403),
+        ("", 403),
+    ],
+)
+async def test_origins_may_have_a_part_that_varies(
+    configured: Settings, origin: str, status: int
+) -> None:
+    """For preflights and for calls with a cookie alike."""
+    app = main.create_app(Settings(**{**configured.model_dump(), "cors_origins": ORIGINS}))
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as person:
+        assert (await preflight(person, origin=origin))["status"] == str(status)
+        headers = {"Origin": origin, "Cookie": "a=b"}
+        answer = await person.get("/api/v1/auth/me", headers=headers)
+
+    assert (answer.status_code == 403) == (status == 403)  # what is let in finds nothing opened
+
+
+async def test_without_origins_no_page_may_call(configured: Settings) -> None:
+    app = main.create_app(Settings(**{**configured.model_dump(), "cors_origins": ","}))
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as person:
+        assert (await preflight(person, origin=""))["status"] == "403"
 
 
 async def test_an_allowed_origin_may_do_everything(client: Person) -> None:
-    answer = await preflight(
-        client,
-        headers="authorization,content-type,if-match,if-none-match,idempotency-key,last-event-id,"
-        "x-request-id",
-    )
+    wanted = "authorization,baggage,content-type,idempotency-key,sentry-trace,x-any"
+
+    answer = await preflight(client, headers=wanted, private_network="true")
 
     assert answer["status"] == "200"
+    assert answer["access-control-allow-headers"] == wanted
+    assert answer["access-control-allow-private-network"] == "true"
     assert answer["access-control-allow-origin"] == ORIGIN
     assert answer["access-control-allow-credentials"] == "true"
     assert answer["access-control-allow-methods"] == "GET, HEAD, POST, PUT, PATCH, DELETE"
 
 
-@pytest.mark.parametrize(
-    "wish", [{"origin": "https://evil.example"}, {"origin": "null"}, {"headers": "x-other"}]
-)
-async def test_a_foreign_origin_or_header_is_refused(
-    client: Person, log_lines: Callable[[], str], wish: dict[str, str]
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "", f"{ORIGIN}1"])
+@pytest.mark.parametrize("method", ["PATCH", "PURGE"])
+async def test_a_foreign_origin_is_refused(
+    client: Person, log_lines: Callable[[], str], origin: str, method: str
 ) -> None:
-    answer = await preflight(client, **wish)
+    answer = await preflight(client, origin=origin, method=method, headers="x-other")
 
-    assert answer["status"] == "403"
-    assert f'"origin":"{wish.get("origin", ORIGIN)}"' in log_lines()
+    assert (answer["status"], answer["code"]) == ("403", "origin_not_allowed")
+    assert f'"origin":"{origin}"' in log_lines()
     assert "access-control-allow-origin" not in answer
+
+
+async def test_a_foreign_method_is_not_blamed_on_the_origin(client: Person) -> None:
+    answer = await preflight(client, method="PURGE")
+
+    assert (answer["status"], answer["code"]) == ("405", "method_not_allowed")
+    assert answer["allow"] == "GET, HEAD, POST, PUT, PATCH, DELETE"
+    assert answer["access-control-allow-origin"] == ORIGIN
+    assert answer["access-control-allow-credentials"] == "true"
 
 
 @pytest.mark.parametrize("path", ["/api/tasks", "/nothing", "/health/live"])
