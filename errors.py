@@ -39,7 +39,7 @@ CODES: dict[str, tuple[int, str]] = {
     "wrong_password": (403, "The current password is wrong."),
     "wrong_user": (403, "The user id in the path is not your token's; /api/tasks needs none."),
     "origin_not_allowed": (403, "Pages of this origin may not call; see CORS_ORIGINS."),
-    "not_found": (404, "There is nothing at this path. See /docs for what there is."),
+    "not_found": (404, "There is nothing at this path. See the API's docs for what there is."),
     "task_not_found": (404, "No such task."),
     "tag_not_found": (404, "No such tag."),
     "method_not_allowed": (405, "This path does not take this method; see the Allow header."),
@@ -70,7 +70,7 @@ _TAKEN: dict[str | None, str] = {
 _PLAIN_WORDS = {
     "missing": "is required",
     "repeated": "is given more than once",
-    "extra_forbidden": "is not known here; /docs lists what is",
+    "extra_forbidden": "is not known here; the API's docs list what is",
     "string_type": "must be text",
     "string_too_short": "needs {min_length} or more characters",
     "string_too_long": "takes at most {max_length} characters",

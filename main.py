@@ -138,6 +138,7 @@ def create_app(configured: settings.Settings) -> FastAPI:
             Middleware(FastPath),
         ],
         exception_handlers={HTTPException: errors.answer, RequestValidationError: errors.answer},
+        openapi_url=None,  # routes/pages.py serves it
         docs_url=None,
         redoc_url=None,
         separate_input_output_schemas=False,
@@ -149,7 +150,8 @@ def create_app(configured: settings.Settings) -> FastAPI:
         },
     )
     app.state.settings, app.state.is_started = configured, False
-    for router in (tasks.router, tags.router, auth.router, health.router, pages.router):
+    pages_if_wanted = [pages.router] if configured.pages else []
+    for router in (tasks.router, tags.router, auth.router, health.router, *pages_if_wanted):
         app.include_router(router)
     return app
 

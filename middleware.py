@@ -129,12 +129,17 @@ def _headers_of(send: Send) -> Send:
 
 
 def _call(scope: Scope) -> Call:
+    if root := scope.get("root_path"):
+        _settle(scope, root)
     given = dict(scope["headers"])
-    path = below_root(scope, scope["path"])
-    if path in {"/", "/docs"} or path.startswith("/static/"):
-        # Starlette answers bad ranges in plain text, and none of our files needs range requests.
-        scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"range"]
-    return Call(_request_id(given), given, path)
+    return Call(_request_id(given), given, below_root(scope, scope["path"]))
+
+
+def _settle(scope: Scope, root: str) -> None:
+    """Read `todo` and `/todo/` as `/todo`: cookies, links and routes depend on it."""
+    scope["root_path"] = clean = f"/{root.strip('/')}".rstrip("/")
+    for name, old, new in (("path", root, clean), ("raw_path", root.encode(), clean.encode())):
+        scope[name] = new + scope[name].removeprefix(old)
 
 
 def _request_id(given: dict[bytes, bytes]) -> str:

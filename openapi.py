@@ -45,6 +45,16 @@ class Service(FastAPI):
             _add_problem(document)
         return document
 
+    def openapi_below(self, root: str) -> dict[str, Any]:
+        """Return the document as it reads below a proxy's prefix."""
+        document = self.openapi()
+        if not root:
+            return document
+        schemes = {**document["components"]["securitySchemes"], "Password": _password(root)}
+        components = {**document["components"], "securitySchemes": schemes}
+        servers = [{"url": root}, *document["servers"]]
+        return {**document, "servers": servers, "components": components}
+
 
 def operation_id(route: APIRoute) -> str:
     """Name an operation as clients' languages do: `list_tasks` is `listTasks`."""
@@ -60,12 +70,16 @@ TAGS = [
 ]
 
 
-def _add_password(document: dict[str, Any]) -> None:
-    """Let Swagger UI sign in with a password, wherever a token is used."""
-    document["components"]["securitySchemes"]["Password"] = OAuth2(
-        flows=OAuthFlows(password=OAuthFlowPassword(tokenUrl="/api/v1/auth/token")),
+def _password(root: str = "") -> dict[str, Any]:
+    return OAuth2(
+        flows=OAuthFlows(password=OAuthFlowPassword(tokenUrl=f"{root}/api/v1/auth/token")),
         description="The username is your email. Leave the client fields empty.",
     ).model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _add_password(document: dict[str, Any]) -> None:
+    """Let Swagger UI sign in with a password, wherever a token is used."""
+    document["components"]["securitySchemes"]["Password"] = _password()
     for path in document["paths"].values():
         for operation in path.values():
             # What needs nothing says so, or a generator may assume anything.

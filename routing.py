@@ -125,7 +125,7 @@ class FastPath:
             path, user_id = spellings.path(sent)
             is_known, operation = self._look_up(scope, path)
             if not is_known:
-                return None
+                return self._find(scope) if _is_shortened(scope) else None
             call.path, call.path_user_id = path, user_id
         # Also for FastAPI's router, which answers if the method is another.
         scope["path"] = scope.get("root_path", "") + call.path
@@ -151,6 +151,18 @@ class FastPath:
                     scope["path_params"] = match.groupdict()
                     return True, place.operations[scope["method"]]
         return is_known, None
+
+
+def _is_shortened(scope: Scope) -> bool:
+    """Take off a prefix that the proxy has left, and that the server has put in front again."""
+    call = call_of(scope)
+    path = below_root(scope, call.path)
+    if path == call.path:
+        return False
+    root: str = scope["root_path"]
+    call.path, scope["path"] = path, root + path
+    scope["raw_path"] = scope["raw_path"].removeprefix(root.encode())
+    return True
 
 
 class _Place(NamedTuple):

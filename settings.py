@@ -186,6 +186,7 @@ class Settings(BaseSettings):
     cookie_samesite: Annotated[Literal["lax", "strict", "none"], AnyCase] = "lax"
     cors_origins: Origins = ("http://localhost:3000", "http://localhost:5173")
     trusted_proxy_hops: int = Field(default=0, ge=0, le=20)
+    pages: bool = True
     unknown_fields: Annotated[Literal["refuse", "ignore"], AnyCase] = "refuse"
     rate_limit: RateLimit | None = "600/minute"
     auth_rate_limit: RateLimit | None = "10/minute"

@@ -1,25 +1,52 @@
-"""The demo page, and Swagger UI with everything it needs: both work without the internet."""
+"""The demo page, and Swagger UI with everything it needs: both work without the internet.
 
-from fastapi import APIRouter
-from fastapi.responses import FileResponse
+Their links are relative, so that they lead somewhere below a proxy's prefix, too.
+"""
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 
 from routing import Route
 from settings import PROJECT
 
 STATIC = PROJECT / "static"
+DEMO = (STATIC / "index.html").read_text("utf-8")
+DOCS = (STATIC / "docs.html").read_text("utf-8")
+
+
+class Files(StaticFiles):
+    """Starlette's, but whole: it answers bad ranges in plain text, and no file here needs any."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a file."""
+        headers = [pair for pair in scope["headers"] if pair[0] != b"range"]
+        await super().__call__({**scope, "headers": headers}, receive, send)
+
 
 router = APIRouter(include_in_schema=False, route_class=Route)
-router.mount("/static", StaticFiles(directory=STATIC, packages=[("fastapi_offline", "static")]))
+router.mount("/static", Files(directory=STATIC, packages=[("fastapi_offline", "static")]))
 
 
 @router.get("/")
-async def get_demo() -> FileResponse:
+async def get_demo(request: Request) -> Response:
     """Serve the demo page."""
-    return FileResponse(STATIC / "index.html")
+    sent: bytes = request.scope["raw_path"]
+    if not sent.endswith(b"/"):  # a prefix alone, from which the links would lead astray
+        return RedirectResponse(f"{sent.rpartition(b'/')[2].decode()}/")
+    return HTMLResponse(DEMO)
 
 
 @router.get("/docs")
-async def get_docs() -> FileResponse:
+async def get_docs(request: Request) -> HTMLResponse:
     """Serve Swagger UI."""
-    return FileResponse(STATIC / "docs.html")
+    sent: bytes = request.scope["raw_path"]
+    up = "../" * (len(sent) - len(sent.rstrip(b"/")))  # out of `/docs/`
+    return HTMLResponse(DOCS.replace("static/", f"{up}static/"))
+
+
+@router.get("/openapi.json")
+async def get_openapi(request: Request) -> JSONResponse:
+    """Serve the description of the API."""
+    return JSONResponse(request.app.openapi_below(request.scope.get("root_path", "")))

@@ -35,7 +35,7 @@ async function api(method, path, body, mayRenew = true) {
 
 /** Get an access token, for email and password or for the cookie. */
 async function enter(path, who) {
-  const { access_token, user } = await api("POST", `/api/v1/auth/${path}`, who);
+  const { access_token, user } = await api("POST", `api/v1/auth/${path}`, who);
   sessionStorage.removeItem("token");
   token = access_token;
   owner ??= user.id;
@@ -83,7 +83,7 @@ function change(note, ...request) {
 function refresh(note = "") {
   attempt(async () => {
     const status = new FormData($("#filter")).get("status");
-    tasks = await api("GET", `/api/tasks?status=${status}`);
+    tasks = await api("GET", `api/tasks?status=${status}`);
     const kind = status === "all" ? "" : `${status} `;
     const count = `${tasks.length} ${kind}task${tasks.length === 1 ? "" : "s"}`;
     $("#summary").textContent = `${note} ${count}`.trim();
@@ -130,7 +130,7 @@ function createItem(id) {
   const item = $("template").content.firstElementChild.cloneNode(true);
   const form = $("form", item);
   const { done, rename, remove, title, cancel } = form.elements;
-  const path = `/api/tasks/${id}`;
+  const path = `api/tasks/${id}`;
   const close = () => {
     const focused = item.contains(document.activeElement);
     item.classList.remove("editing");
@@ -201,7 +201,7 @@ $("#login").onsubmit = ({ target }) => login(credentials(target));
 $("#register").onsubmit = ({ target }) =>
   attempt(async () => {
     const who = credentials(target);
-    await api("POST", "/api/v1/auth/register", who);
+    await api("POST", "api/v1/auth/register", who);
     login(who);
   });
 
@@ -216,21 +216,21 @@ add.onsubmit = () =>
   attempt(async () => {
     const task = draft();
     if (!task.title) return; // Enter was pressed twice
-    await api("POST", "/api/tasks", task);
+    await api("POST", "api/tasks", task);
     if (JSON.stringify(draft()) === JSON.stringify(task)) add.reset();
     refresh("Added.");
   });
 
 $("#sign-out").onclick = () =>
   attempt(async () => {
-    await api("POST", "/api/v1/auth/logout");
+    await api("POST", "api/v1/auth/logout");
     sessionStorage.removeItem("token");
     location.reload();
   });
 $("#filter").onchange = () => refresh();
 $("#finish-all").onclick = () =>
-  change("All done.", "PATCH", "/api/tasks?status=pending", { completed: true });
-$("#clear-completed").onclick = () => change("Cleared.", "DELETE", "/api/tasks?status=completed");
+  change("All done.", "PATCH", "api/tasks?status=pending", { completed: true });
+$("#clear-completed").onclick = () => change("Cleared.", "DELETE", "api/tasks?status=completed");
 
 attempt(async () => {
   try {

@@ -3,7 +3,7 @@ dark.onchange = () => document.documentElement.classList.toggle("dark-mode", dar
 dark.onchange();
 
 SwaggerUIBundle({
-  url: "/openapi.json",
+  url: new URL("../openapi.json", document.currentScript.src).href,
   dom_id: "#swagger-ui",
   deepLinking: true,
   tryItOutEnabled: true,

@@ -31,6 +31,7 @@ import db
 import embedded
 import logs
 import main
+from tests import node
 from tests.contract import SECRETS, Contract
 
 logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -281,6 +282,16 @@ def malformed_token() -> str:
 def project() -> Path:
     """Name the folder of the project."""
     return settings.PROJECT
+
+
+@pytest.fixture
+def chromium() -> str:
+    """Find the browser, or skip the test."""
+    found = shutil.which("chromium")
+    if not found:
+        assert not os.environ.get(node.NEEDED), "Chromium is missing"
+        pytest.skip("needs Chromium")
+    return found
 
 
 def copied(project: Path, folder: Path) -> Path:

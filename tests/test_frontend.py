@@ -1,7 +1,5 @@
 """A page that was written without knowing this service works in a browser, on its own origin."""
 
-import os
-import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -14,16 +12,6 @@ import pytest
 import db
 from tests import node
 from tests.test_service import service
-
-
-@pytest.fixture
-def chromium() -> str:
-    """Find the browser, or skip the test."""
-    found = shutil.which("chromium")
-    if not found:
-        assert not os.environ.get(node.NEEDED), "Chromium is missing"
-        pytest.skip("needs Chromium")
-    return found
 
 
 @pytest.fixture

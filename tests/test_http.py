@@ -7,11 +7,11 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from starlette.types import Message
+from starlette.types import Message, Receive, Scope, Send
 
 import main
 from settings import Settings
-from tests.conftest import ORIGIN, Person
+from tests.conftest import ORIGIN, Person, token
 from tests.contract import PASSWORD
 from tests.test_tasks import create
 
@@ -279,7 +279,7 @@ async def test_a_stream_has_no_head(ada: Person) -> None:
     [
         ("/", "text/html", "<title>"),
         ("/docs", "text/html", "swagger-ui"),
-        ("/static/docs.js", "text/javascript", "/openapi.json"),
+        ("/static/docs.js", "text/javascript", "openapi.json"),
         ("/static/swagger-ui-bundle.js", "text/javascript", "SwaggerUIBundle"),
         ("/static/swagger-ui.css", "text/css", ".swagger-ui"),
         ("/openapi.json", "application/json", '"openapi":"3.1.0"'),
@@ -296,7 +296,36 @@ async def test_pages_come_from_here(client: Person, path: str, media_type: str, 
 async def test_pages_load_nothing_from_elsewhere(client: Person, path: str) -> None:
     page = (await client.get(path)).text
 
-    assert not re.search(r"(src|href|action)=.(https?:)?//", page)
+    assert not re.search(r"(src|href|action)=.(https?:|/)", page)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/", "/docs", "/openapi.json", "/static/demo.js", "/static/docs.html"),
+        *("/static/swagger-ui.css", "/client.js", "/client.d.ts", "/docs/", "/redoc"),
+    ],
+)
+async def test_the_api_can_be_served_alone(configured: Settings, path: str) -> None:
+    app = main.create_app(Settings(**{**configured.model_dump(), "pages": "false"}))
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as person:
+        answer = await person.get(path)
+        assert (await person.get("/health/live")).status_code == 200
+
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize("path", ["/docs", "/docs/", "/docs//"])
+async def test_the_links_of_the_docs_lead_somewhere_from_wherever_they_are(
+    client: Person, path: str
+) -> None:
+    page = await client.get(path)
+
+    links = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(links) == 4
+    for link in links:
+        assert (await client.get(str(page.url.join(link)))).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -311,6 +340,45 @@ async def test_paths_are_found_below_the_prefix_of_a_proxy(
         answer = await client.get("/todo" + path.format(ada_id), headers=headers)
 
     assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("written", ["/todo", "/todo/", "todo", "todo/", "/", "/api", "/api/todo"])
+@pytest.mark.parametrize("is_left", [False, True])
+async def test_a_prefix_may_be_written_anyhow_and_be_left_by_the_proxy(
+    app: FastAPI, ada_id: str, written: str, *, is_left: bool
+) -> None:
+    prefix = f"/{written.strip('/')}".rstrip("/")
+    left = prefix if is_left else ""
+
+    async def behind(scope: Scope, receive: Receive, send: Send) -> None:
+        """Put in front what `--root-path` says, as uvicorn does."""
+        path, raw_path = written + scope["path"], written.encode() + scope["raw_path"]
+        below = {**scope, "root_path": written, "path": path, "raw_path": raw_path}
+        await app(below, receive, send)
+
+    transport = httpx.ASGITransport(behind)
+    headers = {"Authorization": f"Bearer {token(sub=ada_id)}", "Range": "bytes=9-1"}
+    async with httpx.AsyncClient(
+        transport=transport, base_url=f"http://test{left}", headers=headers
+    ) as client:
+        for path in (
+            *(
+                "/api/tasks",
+                "/api/v1/auth/me",
+                "/api/todos/",
+                "/api//tasks",
+                f"/api/{ada_id}/tasks",
+            ),
+            *("/", "/docs", "/openapi.json", "/static/demo.js", "/health", "/health/live"),
+        ):
+            assert (await client.get(path)).status_code == 200, path
+        shown = await client.get(f"http://test{left}", follow_redirects=True)
+        created = [await client.post("/api/tasks", json={"title": "x"}) for _ in range(2)]
+        page = await client.get("/api/tasks?limit=1")
+
+    assert created[1].headers["Location"] == f"{prefix}/api/tasks/{created[1].json()['id']}"
+    assert shown.url.path == f"{left}/"
+    assert page.links["next"]["url"].startswith(f"{prefix}/api/tasks?limit=1&cursor=")
 
 
 async def test_answers_lead_below_the_prefix_of_a_proxy(app: FastAPI, valid_token: str) -> None:

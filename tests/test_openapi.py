@@ -209,7 +209,9 @@ async def test_the_document_says_where_the_service_is(
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         served = (await client.get(f"{prefix}/openapi.json")).json()
 
+    (flow,) = served["components"]["securitySchemes"]["Password"]["flows"].values()
     assert [server["url"] for server in served["servers"]] == servers
+    assert flow["tokenUrl"] == f"{prefix}/api/v1/auth/token"
 
 
 def test_the_example_of_a_mistake_lists_it() -> None:

@@ -365,11 +365,16 @@ async def test_headers_that_a_route_sets_are_kept(person: Person) -> None:
             "/raise/404",
             404,
             "not_found",
-            "There is nothing at this path. See /docs for what there is.",
+            "There is nothing at this path. See the API's docs for what there is.",
         ),
         ("/raise/404?detail=No+item.", 404, "not_found", "No item."),
         ("/raise-json", 409, "http_error", '{"reason":"taken"}'),
-        ("/lost", 404, "not_found", "There is nothing at this path. See /docs for what there is."),
+        (
+            "/lost",
+            404,
+            "not_found",
+            "There is nothing at this path. See the API's docs for what there is.",
+        ),
         ("/api/fast/teapot", 418, "http_error", "teapot"),
     ],
 )
@@ -655,9 +660,7 @@ def test_every_route_of_ours_is_run_without_fastapis_handler(configured: Setting
     found = operations(main.create_app(configured))
 
     assert len(found) > 35
-    assert {name for name, is_ours in found.items() if not is_ours} == {
-        *("GET ^/openapi\\.json$", "HEAD ^/openapi\\.json$", "HEAD ^/api/tasks/events$"),
-    }
+    assert [name for name, is_ours in found.items() if not is_ours] == ["HEAD ^/api/tasks/events$"]
 
 
 async def of_a_header(name: Annotated[str, Header()] = "x") -> str:

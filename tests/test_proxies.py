@@ -1,11 +1,13 @@
-"""Behind a real Apache and a real nginx, which compress answers and change their ETags."""
+"""Behind a real Apache and a real nginx: they compress, change ETags, and put us below a prefix."""
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 
 import db
 from tests.conftest import token
+from tests.contract import PASSWORD
 from tests.test_service import Service, service
 
 APACHE = """
@@ -35,8 +38,9 @@ LoadModule brotli_module modules/mod_brotli.so
     User nobody
     Group nogroup
 </IfModule>
+LoadModule alias_module modules/mod_alias.so
 AddOutputFilterByType BROTLI_COMPRESS;DEFLATE application/json application/problem+json
-ProxyPass / {url}/
+{place}
 """
 NGINX = """
 daemon off;
@@ -54,21 +58,22 @@ http {{
     gzip_types application/json application/problem+json;
     server {{
         listen 127.0.0.1:{port};
-        location / {{
-            proxy_http_version 1.1;
-            proxy_pass {url};
-        }}
+        {place}
     }}
 }}
 """
+WHOLE = {
+    "apache2": "ProxyPass / http://127.0.0.1:8000/",
+    "nginx": "location / { proxy_http_version 1.1; proxy_pass http://127.0.0.1:8000; }",
+}
 OPTIONS = {"apache2": ("-DFOREGROUND", "-f"), "nginx": ("-e", "stderr", "-c")}
 CASES = [("apache2", "gzip", '"1-gzip"'), ("apache2", "br", '"1-br"'), ("nginx", "gzip", 'W/"1"')]
 """An encoding, and what each makes of `"1"` for it."""
 
 
 @contextlib.contextmanager
-def proxy(name: str, url: str, folder: Path) -> Iterator[str]:
-    """Run a proxy in front of a service; give its URL."""
+def proxy(name: str, url: str, folder: Path, place: str = "") -> Iterator[str]:
+    """Run a proxy in front of a service, by its configuration of a place; give its URL."""
     program = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
     if not program:
         assert "CI" not in os.environ, f"{name} is missing"
@@ -77,7 +82,8 @@ def proxy(name: str, url: str, folder: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     configuration = folder / "conf"
     template = APACHE if name == "apache2" else NGINX
-    configuration.write_text(template.format(folder=folder, port=port, url=url))
+    place = (place or WHOLE[name]).replace("http://127.0.0.1:8000", url)
+    configuration.write_text(template.format(folder=folder, port=port, place=place))
     process = subprocess.Popen([program, *OPTIONS[name], str(configuration)], cwd="/")
     try:
         deadline = time.monotonic() + 10
@@ -163,3 +169,83 @@ def test_head_has_the_headers_of_get(through: httpx.Client, task: dict[str, Any]
         assert (head.status_code, head.content) == (200, b"")
         assert head.headers["Content-Length"] == str(len(got.content))
         assert head.headers.get("ETag") == got.headers.get("ETag")
+
+
+@pytest.fixture(scope="module")
+def prefixed(database: db.Database, project: Path) -> Iterator[Service]:
+    """Run a service that knows its prefix."""
+    with service(project, "--root-path", "/todo", DATABASE_URL=database.url) as running:
+        yield running
+
+
+@pytest.fixture(params=["nginx", "nginx that leaves it", "apache2"])
+def site(
+    request: pytest.FixtureRequest, prefixed: Service, folder: Path, project: Path
+) -> Iterator[str]:
+    """Run a proxy as documented, but for the `Host` that it sends; give the URL of the prefix."""
+    name, _, leaves = request.param.partition(" ")
+    page = (project / "docs" / "deploy.md").read_text("utf-8")
+    place = page.partition(f"```{name.rstrip('2')}\n")[2].partition("```")[0]
+    place = re.sub(r".*(proxy_set_header Host|ProxyPreserveHost).*\n", "", place)
+    if leaves:
+        place = place.replace(":8000/;", ":8000;")
+    assert "/todo/" in place
+    with proxy(name, prefixed.url, folder, place) as url:
+        yield f"{url}/todo"
+
+
+def test_pages_find_all_that_they_need_below_a_prefix(site: str) -> None:
+    page = httpx.get(site, follow_redirects=True)  # without the slash at the end
+    assert page.url == f"{site}/"
+    pages = [page, httpx.get(f"{site}/docs/"), httpx.get(f"{site}/docs")]
+
+    for each in pages:
+        links = re.findall(r'(?:src|href)="(?!data:)([^"]+)"', each.text)
+        assert len(links) > 2
+        for link in links:
+            assert httpx.get(each.url.join(link)).status_code == 200, (each.url, link)
+    document = httpx.get(f"{site}/openapi.json").json()
+    assert document["servers"][0]["url"] == "/todo"
+    (flow,) = document["components"]["securitySchemes"]["Password"]["flows"].values()
+    assert flow["tokenUrl"] == "/todo/api/v1/auth/token"
+
+
+def test_a_browser_shows_the_operations_below_a_prefix(
+    chromium: str, site: str, folder: Path
+) -> None:
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}/profile"]
+    shown = [
+        subprocess.run(
+            [chromium, *options, "--virtual-time-budget=20000", "--dump-dom", f"{site}/{page}"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for page in ("docs", "docs/", "")
+    ]
+
+    assert ["operations-tasks-createTask" in page for page in shown] == [True, True, False]
+    assert 'id="sign-in">' in shown[2]  # no longer hidden
+
+
+def test_an_account_works_below_a_prefix(site: str) -> None:
+    """As a browser calls, on a page of the site; the service sees another `Host` than the page."""
+    page = {"Origin": site.removesuffix("/todo"), "Sec-Fetch-Site": "same-origin"}
+    who = {"email": f"{uuid.uuid4().hex}@example.com", "password": PASSWORD}
+    with httpx.Client(base_url=site, headers=page) as browser:
+        assert browser.post("/api/v1/auth/register", json=who).status_code == 201
+        signed_in = browser.post("/api/v1/auth/login", json=who)
+        assert signed_in.status_code == 200
+        assert "; Path=/todo/api/v1/auth;" in signed_in.headers["Set-Cookie"]
+        browser.headers["Authorization"] = f"Bearer {signed_in.json()['access_token']}"
+        for title in ("first", "second"):
+            created = browser.post("/api/todos", json={"title": title})
+            where = created.url.join(created.headers["Location"])
+            assert httpx.get(where, headers=browser.headers).json() == created.json()
+        first = browser.get("/api/tasks?limit=1")
+        second = httpx.get(first.url.join(first.links["next"]["url"]), headers=browser.headers)
+
+        foreign = browser.post("/api/v1/auth/login", headers={"Sec-Fetch-Site": "cross-site"})
+
+    assert [task["title"] for task in first.json() + second.json()] == ["second", "first"]
+    assert (foreign.status_code, foreign.json()["code"]) == (403, "origin_not_allowed")
