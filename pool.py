@@ -97,6 +97,7 @@ class Pool:
         self._size = settings.database_pool_size
         self._vacant = self._size
         self._open = self._withheld = 0
+        self._answered = -math.inf  # when a connection was last heard of
         self._waiters: collections.deque[asyncio.Future[None]] = collections.deque()
         self._free: list[tuple[float, Connection]] = []  # most recently used last
         self._closing: set[asyncio.Task[None]] = set()
@@ -119,7 +120,7 @@ class Pool:
             self._slow_turns.release()
 
     async def _fetch(self, steps: list[Step], limits: Limits) -> "list[asyncpg.Record]":
-        connection = await self._borrow(limits.begin)
+        connection, began = await self._borrow(limits.begin), time.monotonic()
         try:
             try:
                 records = await connection.run(steps, limits)
@@ -128,8 +129,8 @@ class Pool:
                     self._give(connection)
                 else:
                     self._discard(connection)
-                    if not isinstance(error, asyncio.CancelledError):
-                        self._discard_idle()
+                    if self._answered < began and not isinstance(error, asyncio.CancelledError):
+                        self._discard_idle()  # no other has been heard of since
                 raise
             self._give(connection)
             return records
@@ -194,7 +195,8 @@ class Pool:
         return self._ping
 
     def _give(self, connection: Connection) -> None:
-        self._free.append((time.monotonic(), connection))
+        self._answered = time.monotonic()
+        self._free.append((self._answered, connection))
 
     def _take(self) -> Connection | None:
         while self._free:

@@ -183,7 +183,8 @@ async def test_list_is_limited(ada: Person) -> None:
 
 
 async def test_list_holds_500_tasks_by_default(ada: Person) -> None:
-    await asyncio.gather(*(create(ada) for _ in range(501)))
+    for _ in range(3):
+        await asyncio.gather(*(create(ada) for _ in range(167)))
 
     assert len(await list_ids(ada)) == 500
 
