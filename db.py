@@ -24,7 +24,7 @@ from settings import PROJECT, Settings
 Row = TypeVar("Row")
 DEADLINE_SECONDS = 5.0  # how long a call waits for the database in all before it gets a 503
 START_SECONDS = 30.0  # how long a database that cannot be reached is waited for at startup
-RETRY_SECONDS = 0.5
+RETRY_SECONDS = 1.0
 PROBE_SECONDS = 1.0  # how soon a notification arrives where any does
 LISTEN_SECONDS = 15.0  # how often a listening connection is probed: else it may be dead unnoticed
 ATTEMPTS = 3

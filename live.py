@@ -6,6 +6,7 @@ notification delays a change but loses none.
 
 import asyncio
 import contextlib
+import math
 import signal
 import threading
 import time
@@ -33,6 +34,9 @@ SILENCE_SECONDS = 15.0
 
 WATCH_SECONDS = queries.WATCHED_SECONDS / 5
 """How often a stream extends the time in which its user's writes cause notifications."""
+
+DEAF_SECONDS = 60.0
+"""How long to poll, where notifications do not arrive, before trying again."""
 
 SLOW_SECONDS = 20.0
 """How long a client may stop reading before it is disconnected."""
@@ -89,12 +93,14 @@ class Live:
 
     async def _follow(self) -> None:
         """Wake the streams of users who wrote, or all of them every second if nobody can listen."""
-        can_listen = not db.is_pooled()  # nobody can through a transaction pooler
+        deaf_until = (
+            math.inf if db.is_pooled() else 0.0
+        )  # nobody hears through a transaction pooler
         while True:
-            if can_listen:
-                can_listen = await db.listen(
-                    self._url, queries.CHANNEL, self._notified, self._wake_all
-                )
+            if time.monotonic() >= deaf_until and not await db.listen(
+                self._url, queries.CHANNEL, self._notified, self._wake_all
+            ):
+                deaf_until = time.monotonic() + DEAF_SECONDS
             self._wake_all()
             await asyncio.sleep(TICK_SECONDS)
 

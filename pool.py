@@ -98,6 +98,7 @@ class Pool:
         self._vacant = self._size
         self._open = self._withheld = 0
         self._answered = -math.inf  # when a connection was last heard of
+        self._told = -math.inf  # when it was logged that there may be no more
         self._waiters: collections.deque[asyncio.Future[None]] = collections.deque()
         self._free: list[tuple[float, Connection]] = []  # most recently used last
         self._closing: set[asyncio.Task[None]] = set()
@@ -142,34 +143,48 @@ class Pool:
         while True:
             await self._enter(until)
             try:
-                return self._take() or await self._connect(until)
-            except asyncpg.InsufficientResourcesError as error:
-                count, state = self._open, error.sqlstate
-                logger.warning("database: no more than %d connections, SQLSTATE %s", count, state)
-                self._withhold_turn(GROW_SECONDS if count else RETRY_SECONDS)
+                if connection := self._take() or await self._grow(until):
+                    return connection
             except BaseException:
                 self._leave()
                 raise
+            self._withhold_turns()
 
-    def _withhold_turn(self, seconds: float) -> None:
-        """Let the connections that there are do, and ask for another one later."""
-        self._withheld += 1
+    async def _grow(self, until: float) -> Connection | None:
+        """Open a connection, or return None if the database allows no more than there are."""
+        while True:
+            try:
+                return await self._connect(until)
+            except asyncpg.InsufficientResourcesError as error:
+                if time.monotonic() > self._told + GROW_SECONDS:
+                    self._told = time.monotonic()
+                    words = "database: no more than %d connections, SQLSTATE %s"
+                    logger.warning(words, self._open, error.sqlstate)
+                if self._open:
+                    return None
+            await asyncio.sleep(RETRY_SECONDS)
+
+    def _withhold_turns(self) -> None:
+        """Let the connections that there are do, all of which are in use; ask again later."""
+        number, self._vacant = 1 + self._vacant, 0
+        self._withheld += number
 
         def give_back() -> None:
-            self._withheld -= 1
-            self._leave()
+            self._withheld -= number
+            for _ in range(number):
+                self._leave()
 
-        asyncio.get_running_loop().call_later(seconds, give_back)
+        asyncio.get_running_loop().call_later(GROW_SECONDS, give_back)
 
     async def _enter(self, until: float) -> None:
         """Wait for a turn, first come, first served. A semaphore and a timeout cost 10 us more."""
         if self._vacant:
             self._vacant -= 1
             return
-        loop = asyncio.get_running_loop()
+        loop, seconds = asyncio.get_running_loop(), left(until)
         turn = loop.create_future()
         self._waiters.append(turn)
-        timer = loop.call_later(left(until), _miss, turn)
+        timer = loop.call_later(seconds, _miss, turn)
         try:
             await turn
         except asyncio.CancelledError:
@@ -201,11 +216,11 @@ class Pool:
     def _take(self) -> Connection | None:
         while self._free:
             since, connection = self._free.pop()
-            if not connection.asyncpg.is_closed():
-                # A firewall may have dropped a connection that was idle for long.
-                if time.monotonic() - since < MAX_IDLE_SECONDS:
-                    return connection
-                self._discard(connection)
+            # A firewall may have dropped a connection that was idle for long.
+            is_fresh = time.monotonic() - since < MAX_IDLE_SECONDS
+            if is_fresh and not connection.asyncpg.is_closed():
+                return connection
+            self._discard(connection)
         return None
 
     async def _connect(self, until: float) -> Connection:

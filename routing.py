@@ -113,7 +113,7 @@ class FastPath:
             operation.tell(scope)
             self._refuse()
 
-    def _find(self, scope: Scope) -> "Operation | None":
+    def _find(self, scope: Scope, *, may_shorten: bool = True) -> "Operation | None":
         routes = scope["app"].routes
         if self._number != len(routes):
             self._places = _places(routes)
@@ -125,7 +125,12 @@ class FastPath:
             path, user_id = spellings.path(sent)
             is_known, operation = self._look_up(scope, path)
             if not is_known:
-                return self._find(scope) if _is_shortened(scope) else None
+                # Once: whoever repeats it without end is looking for nothing.
+                return (
+                    self._find(scope, may_shorten=False)
+                    if may_shorten and _is_shortened(scope)
+                    else None
+                )
             call.path, call.path_user_id = path, user_id
         # Also for FastAPI's router, which answers if the method is another.
         scope["path"] = scope.get("root_path", "") + call.path

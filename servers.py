@@ -31,13 +31,18 @@ async def connect(url: str, seconds: float) -> asyncpg.Connection:
         asyncio.create_task(asyncpg.connect(each, timeout=seconds, **options))
         for each in _one_by_one(url)
     }
+    failures: list[BaseException] = []
     try:
-        while True:
+        while attempts:
             done, _ = await asyncio.wait(attempts, return_when=asyncio.FIRST_COMPLETED)
             for attempt in done:
                 attempts.discard(attempt)
-                if not attempt.exception() or not attempts:
+                failure = attempt.exception()
+                if failure is None:
                     return attempt.result()
+                failures.append(failure)
+        # What a server says tells more than that another one is silent, or a standby.
+        raise next((each for each in failures if hasattr(each, "sqlstate")), failures[-1])
     finally:
         for attempt in attempts:
             attempt.add_done_callback(_close)
@@ -74,6 +79,8 @@ def _with_tls(url: str) -> tuple[str, dict[str, Any]]:
     if root == "system" or verifies:
         options["ssl"] = context = ssl.create_default_context()
         context.check_hostname = mode != "verify-ca"
+        if "sslcert" in query:
+            context.load_cert_chain(query["sslcert"], query.get("sslkey"))
         kept = {name: query[name] for name in query.keys() - {"sslmode", "sslrootcert"}}
         url = urlsplit(url)._replace(query=urlencode(kept)).geturl()
     return url, options

@@ -50,9 +50,10 @@ def _revisions(config: Config, connection: Connection) -> tuple[str | None, str]
     scripts = ScriptDirectory.from_config(config)
     newest = str(scripts.get_current_head())
     with connection.begin():
+        # In this order: another worker may make the tables meanwhile.
+        is_taken = inspect(connection).has_table(str(Task.__tablename__))
         found = ", ".join(MigrationContext.configure(connection).get_current_heads())
-        is_taken = not found and inspect(connection).has_table(str(Task.__tablename__))
-    if is_taken:
+    if is_taken and not found:
         raise errors.CannotStart(
             "DATABASE_URL: this database has a table `tasks` of another program; use an empty one"
         )

@@ -387,6 +387,14 @@ async def test_a_prefix_may_be_written_anyhow_and_be_left_by_the_proxy(
     assert page.links["next"]["url"].startswith(f"{prefix}/api/tasks?limit=1&cursor=")
 
 
+async def test_a_prefix_that_is_repeated_without_end_leads_nowhere(app: FastAPI) -> None:
+    transport = httpx.ASGITransport(app, root_path="/a")
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        answer = await client.get("/a" * 5000 + "/health/live")
+
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
 async def test_answers_lead_below_the_prefix_of_a_proxy(app: FastAPI, valid_token: str) -> None:
     transport = httpx.ASGITransport(app, root_path="/todo")
     headers = {"Authorization": f"Bearer {valid_token}"}

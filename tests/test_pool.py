@@ -373,3 +373,14 @@ async def test_a_turn_that_comes_with_the_deadline_is_taken(configured: Settings
 
     with pytest.raises(TimeoutError):
         await pool._enter(time.monotonic() + 0.01)  # noqa: SLF001
+
+
+async def test_who_comes_too_late_takes_no_turn(configured: Settings) -> None:
+    pool = Pool("", configured.model_copy(update={"database_pool_size": 1}))
+    await pool._enter(time.monotonic() + 1)  # noqa: SLF001
+
+    with pytest.raises(TimeoutError):
+        await pool._enter(time.monotonic() - 1)  # noqa: SLF001
+    pool._leave()  # noqa: SLF001
+
+    await pool._enter(time.monotonic() + 0.1)  # noqa: SLF001

@@ -160,6 +160,10 @@ async def test_calls_share_the_connections_that_the_database_allows(
         assert await statuses() == {201}
         assert await connections() == 4
         assert " connections, SQLSTATE 53300" in log_lines()
+        end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'little'"
+        await other.execute(end)
+        await asyncio.sleep(0.1)
+        assert await statuses() == {201}
         await other.execute("ALTER ROLE little CONNECTION LIMIT 8")
         await asyncio.sleep(0.5)
         assert await statuses() == {201}
@@ -282,6 +286,15 @@ async def test_a_host_that_says_nothing_keeps_nobody_waiting(
             db.connect(configured, f"postgresql://todo@{hosts}/postgres"),
         ):
             await db.ping(1)
+
+
+async def test_what_a_server_says_is_told_rather_than_that_another_is_silent(
+    database: db.Database,
+) -> None:
+    port = free_port()
+    async with forwarder(port, database):
+        with pytest.raises(asyncpg.InvalidCatalogNameError):
+            await servers.connect(f"postgresql://todo@127.0.0.1:{port},127.0.0.1:1/nowhere", 1)
 
 
 async def test_if_no_host_answers_the_last_error_is_told() -> None:
