@@ -248,3 +248,25 @@ async def test_tables_are_left_alone_where_the_setting_says_so(empty: Settings) 
     for ready in (empty, settings):
         async with db.connect(ready, str(empty.database_url)):
             assert await queries.LIST_TAGS.all(owner="ada") == []
+
+
+async def test_tables_of_a_newer_version_and_of_another_program_have_sentences_of_their_own(
+    empty: Settings,
+) -> None:
+    url = str(empty.database_url)
+    connection = await asyncpg.connect(url)
+    await connection.execute("CREATE TABLE tasks (id int)")
+    for settings in (empty, empty.model_copy(update={"migrate_on_start": False})):
+        with pytest.raises(errors.CannotStart, match="a table `tasks` of another program"):
+            async with db.connect(settings, url):
+                pass
+    await connection.execute("DROP TABLE tasks")
+    await tables.run_sync(url, tables.upgrade)
+    await connection.execute("UPDATE alembic_version SET version_num = 'v99'")
+    for settings in (empty, empty.model_copy(update={"migrate_on_start": False})):
+        with pytest.raises(
+            errors.CannotStart, match=r"at revision v99, newer than .* is v\d+; run"
+        ):
+            async with db.connect(settings, url):
+                pass
+    await connection.close()

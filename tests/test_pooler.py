@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -116,7 +116,7 @@ async def test_a_transaction_of_two_statements_stays_together(
 
 
 async def test_changes_are_polled_for_where_notifications_do_not_arrive(
-    configured: Settings, pooler: str
+    configured: Settings, pooler: str, log_lines: Callable[[], str]
 ) -> None:
     """Told that there is no pooler, the service listens, and finds out that it hears nothing."""
     settings = configured.model_copy(update={"database_pooler": False})
@@ -126,3 +126,6 @@ async def test_changes_are_polled_for_where_notifications_do_not_arrive(
             for _ in range(3):
                 await asyncio.wait_for(waiter.wait(), 2.5)
                 waiter.clear()
+            async with asyncio.timeout(10):
+                while "notifications do not arrive" not in log_lines():
+                    await asyncio.sleep(0.1)

@@ -7,10 +7,12 @@ from urllib.parse import quote, unquote, urlsplit
 
 import httpx
 import pytest
+from pydantic import ValidationError
 
 import main
 import settings
 import spellings
+from schemas import TaskFilter
 from tests.conftest import Person, token
 from tests.contract import PASSWORD
 from tests.test_docs import section, text
@@ -244,6 +246,12 @@ async def test_what_is_wrong_with_a_spelling_is_said_by_its_name(
 
     assert problem["errors"] == [{"detail": detail, "parameter": parameter}]
     assert problem["detail"] == f"{parameter}: {detail}"
+
+
+def test_a_list_where_one_value_is_meant_is_refused() -> None:
+    """As FastAPI's own handler passes on what is repeated."""
+    with pytest.raises(ValidationError, match="is given more than once"):
+        TaskFilter.model_validate({"sort_by": ["title", "created"]})
 
 
 async def test_what_is_said_twice_in_a_body_is_said_by_its_name(ada: Person) -> None:
