@@ -185,8 +185,9 @@ def test_a_made_revision_runs_and_passes_the_linter(
 )
 @pytest.mark.parametrize("migrate", [True, False])
 async def test_a_database_out_of_reach_ends_the_start_with_one_line(
-    url: str, migrate: bool
+    url: str, migrate: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(db, "START_SECONDS", 0.1)
     settings = Settings(database_url=url, better_auth_secret=SECRET, migrate_on_start=migrate)
 
     with pytest.raises(
