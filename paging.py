@@ -40,10 +40,11 @@ def next_link(request: Request, user_id: str, query: TaskFilter, last: TaskRead)
     row: dict[str, Any] = {**last, "due_date": last["due_date"] and first_moment(last["due_date"])}
     place = orjson.dumps([row[_MEMBERS.get(name, name)], last["id"]])
     cursor = b"cursor=" + cursors.cursor(place, _context(user_id, query)).encode()
-    # Path and query as the client wrote them: the path may include the user's id.
+    # Path and query as the client wrote them: the path may include the user's id. But for two
+    # slashes in front, behind which a client would read a host.
     parts = request.scope["query_string"].split(b"&")
     kept = [part for part in parts if part and not _is_start(part.partition(b"=")[0])]
-    path = b"%b?%b" % (request.scope["raw_path"], b"&".join([*kept, cursor]))
+    path = b"/%b?%b" % (request.scope["raw_path"].lstrip(b"/"), b"&".join([*kept, cursor]))
     return f'<{quote(path, _AS_SENT)}>; rel="next"'
 
 

@@ -389,6 +389,14 @@ async def test_pages_of_a_filter_follow_each_other(
     assert len(found) > 5
 
 
+async def test_a_link_never_leads_to_another_host(ada: Person) -> None:
+    await fill(ada)
+
+    first = await ada.get("http://test//api/tasks?limit=1")
+
+    assert (next_page(first) or "").startswith("/api/tasks?limit=1&cursor=")
+
+
 async def test_days_have_pages_whatever_the_databases_time_zone(configured: Settings) -> None:
     url = str(configured.database_url)
     url += f"{'&' if '?' in url else '?'}options=-c%20timezone%3DAsia/Tokyo"
