@@ -93,14 +93,11 @@ class Live:
 
     async def _follow(self) -> None:
         """Wake the streams of users who wrote, or all of them every second if nobody can listen."""
-        deaf_until = (
-            math.inf if db.is_pooled() else 0.0
-        )  # nobody hears through a transaction pooler
+        deaf_until = math.inf if db.is_pooled() else 0.0  # for ever behind a transaction pooler
         while True:
-            if time.monotonic() >= deaf_until and not await db.listen(
-                self._url, queries.CHANNEL, self._notified, self._wake_all
-            ):
-                deaf_until = time.monotonic() + DEAF_SECONDS
+            if time.monotonic() >= deaf_until:
+                hears = await db.listen(self._url, queries.CHANNEL, self._notified, self._wake_all)
+                deaf_until = 0.0 if hears else time.monotonic() + DEAF_SECONDS
             self._wake_all()
             await asyncio.sleep(TICK_SECONDS)
 
