@@ -24,7 +24,7 @@ FIND_USER = Statement[UserRead](f"SELECT {_USER} FROM users WHERE id = :owner")
 
 CREATE_USER = Statement[UserRead](f"""
     INSERT INTO users (id) VALUES (:owner)
-    ON CONFLICT (id) DO UPDATE SET id = users.id -- to return its row
+    ON CONFLICT (id) DO UPDATE SET rev = users.rev -- to return its row
     RETURNING {_USER}""")
 
 FIND_OWN_ACCOUNT = Statement[UserRow](f"SELECT {_USER}, password_hash FROM users WHERE id = :owner")
@@ -33,9 +33,12 @@ RENAME_USER = Statement[UserRead](f"""
     UPDATE users SET name = :name WHERE id = :owner RETURNING {_USER}""")
 
 CREATE_ACCOUNT = Statement[UserRead](f"""
-    WITH taken AS (INSERT INTO emails (key, user_id) VALUES (:email_key, :owner))
-    INSERT INTO users (id, email, name, password_hash)
-    VALUES (:owner, :email, :name, :password_hash) RETURNING {_USER}""")
+    WITH taken AS (INSERT INTO emails (key, user_id) VALUES (:email_key, :owner)),
+    created AS (
+        INSERT INTO users (id, email, name, password_hash)
+        VALUES (:owner, :email, :name, :password_hash) RETURNING users.*
+    )
+    SELECT {_USER} FROM created AS users""")
 
 FIND_ACCOUNT = Statement[UserRow](f"""
     SELECT {_USER}, password_hash
@@ -46,20 +49,26 @@ REHASH_PASSWORD = Statement[dict[str, str]]("""
     WHERE id = :owner AND password_hash = :known RETURNING id""")
 
 
-def _revoke(keys: str) -> str:
-    """Revoke tokens with one of these keys, for the `lifetime` that such tokens may have."""
+def _revoke(keys: str, moment: str = "now()") -> str:
+    """Revoke tokens with one of these keys, for the `lifetime` that such tokens may have.
+
+    Those of a user, if they were issued until the moment.
+    """
     return f"""
-        INSERT INTO revocations (key, expires_at)
-        SELECT key, now() + :lifetime::interval FROM ({keys}) AS refused (key)
+        INSERT INTO revocations (key, revoked_at, expires_at)
+        SELECT key, {moment}, now() + :lifetime::interval FROM ({keys}) AS refused (key)
         ON CONFLICT (key) DO UPDATE SET
-            revoked_at = clock_timestamp(),
+            revoked_at = greatest(revocations.revoked_at, excluded.revoked_at),
             expires_at = greatest(revocations.expires_at, excluded.expires_at)"""
 
 
 # It waits for a password change in progress, after which `known` is wrong.
 START_SESSION = Statement[dict[str, str]]("""
-    WITH owner AS (SELECT id FROM users WHERE id = :owner AND password_hash = :known FOR SHARE)
-    INSERT INTO sessions (user_id, id) SELECT :owner, :session FROM owner RETURNING id""")
+    WITH owner AS (SELECT id FROM users WHERE id = :owner AND password_hash = :known FOR SHARE),
+    started AS (
+        INSERT INTO sessions (user_id, id) SELECT :owner, :session FROM owner RETURNING id
+    )
+    SELECT id FROM started""")
 
 _ALIVE = """
     rotated_at > now() - :idle::interval AND sessions.created_at > now() - :longest::interval"""
@@ -67,8 +76,8 @@ _ALIVE = """
 ROTATE_SESSION = Statement[UserRow](f"""
     UPDATE sessions SET
         counter = :counter::bigint + 1,
-        rotated_at = CASE WHEN counter = :counter THEN now() ELSE rotated_at END
-    FROM users
+        rotated_at = CASE WHEN counter = :counter THEN moment ELSE rotated_at END
+    FROM users, (SELECT now() AS moment) AS clock
     WHERE sessions.id = :session AND users.id = user_id AND {_ALIVE}
     AND (counter = :counter OR counter = :counter + 1 AND rotated_at > now() - :grace::interval)
     RETURNING {_USER}, counter""")
@@ -79,8 +88,9 @@ FIND_SESSION = Statement[dict[str, str]](f"""
 
 # Even if the session is already gone: its last access token may still be valid.
 END_SESSION = Statement[dict[str, str]](f"""
-    WITH revoked AS ({_revoke("SELECT concat('session:', :session::text)")})
-    DELETE FROM sessions WHERE id = :session RETURNING user_id""")
+    WITH revoked AS ({_revoke("SELECT concat('session:', :session::text)")}),
+    ended AS (DELETE FROM sessions WHERE id = :session RETURNING user_id)
+    SELECT user_id FROM ended""")
 
 _REVOKED = f"""revoked AS ({_revoke("SELECT concat('session:', id) FROM ended")})"""
 
@@ -106,15 +116,17 @@ CHANGE_PASSWORD = Statement[UserRead](
 )
 """Ends every session and starts another, if one is given."""
 
-_GONE = """
-    SELECT concat('session:', sessions.id) FROM sessions, gone WHERE sessions.user_id = :owner
-    UNION ALL SELECT concat('user:', id) FROM gone"""
+# The id of an account never comes back, so that no clock needs to decide which tokens are refused.
+_GONE_FOR_GOOD = "CASE WHEN :known::text IS NULL THEN now() ELSE 'infinity' END"
+
+# The rest goes with the user; on Citus `emails` has no foreign key.
 DELETE_ACCOUNT = Statement[dict[str, str]](f"""
     WITH gone AS (
         DELETE FROM users WHERE id = :owner AND password_hash IS NOT DISTINCT FROM :known
         RETURNING id
     ),
-    revoked AS ({_revoke(_GONE)})
+    freed AS (DELETE FROM emails WHERE user_id = :owner AND EXISTS (SELECT id FROM gone)),
+    revoked AS ({_revoke("SELECT concat('user:', id) FROM gone", _GONE_FOR_GOOD)})
     SELECT id FROM gone""")
 
 

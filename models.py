@@ -30,7 +30,7 @@ class User(SQLModel, table=True):
     """An owner of tasks. The id is the one in the token, prefixed if a JWKS verified it.
 
     Only users who signed up here have a password and an email. Until `watched_until`, writes notify
-    the user's event streams.
+    the user's event streams. `written_at` is the moment of the newest revision.
     """
 
     __tablename__ = "users"
@@ -47,6 +47,7 @@ class User(SQLModel, table=True):
     created_at: datetime = Field(sa_column_kwargs={"server_default": func.now()})
     rev: int = Field(sa_type=BigInteger, sa_column_kwargs={"server_default": "0"})
     watched_until: datetime | None = None
+    written_at: datetime | None = None
 
 
 class Email(SQLModel, table=True):
@@ -178,5 +179,5 @@ class Revocation(SQLModel, table=True):
     __table_args__ = (Index("revocations_by_time", "revoked_at"),)
 
     key: str = Field(primary_key=True, sa_type=Text)
-    revoked_at: datetime = Field(sa_column_kwargs={"server_default": func.clock_timestamp()})
+    revoked_at: datetime = Field(sa_column_kwargs={"server_default": func.now()})
     expires_at: datetime

@@ -33,12 +33,12 @@ _TAGS = _as_json("""
 SHOWN = "CASE WHEN starts_with({0}, 'jwks_') THEN substr({0}, 6) ELSE {0} END"
 
 
-def _task(tags: str = _TAGS, of: str = "tasks") -> str:
+def _task(tags: str = _TAGS) -> str:
     """Name the columns of a task in an answer."""
     return f"""
-        {of}.id, {SHOWN.format(":owner::text")} AS user_id, {of}.title, {of}.description,
-        {of}.completed, {of}.priority, {of}.due_date, {of}.due_is_day,
-        {tags} AS tags, {of}.created_at, {of}.updated_at, {of}.rev"""
+        tasks.id, {SHOWN.format(":owner::text")} AS user_id, tasks.title, tasks.description,
+        tasks.completed, tasks.priority, tasks.due_date, tasks.due_is_day,
+        {tags} AS tags, tasks.created_at, tasks.updated_at, tasks.rev"""
 
 
 _TASK = _task()
@@ -115,29 +115,13 @@ CHANNEL = "todo_changes"
 Only for watched owners, because transactions that notify can commit only one at a time.
 """
 
-# Not `now()`, when the statement began: it may precede the moment of a lower revision.
-_REVISION = f"""
-    RETURNING rev, clock_timestamp() AS moment,
-        CASE WHEN watched_until > now() THEN pg_notify('{CHANNEL}', id) END AS told"""
+_TOLD = f"""
+    CASE WHEN watched_until > now() THEN pg_notify('{CHANNEL}', :owner)::text IS NOT NULL
+    ELSE true END"""
+"""True, once the owner's streams will be told: where the owner is locked, or a revision used."""
 
-_BUMP = f"""
-    bump AS (
-        UPDATE users SET rev = rev + 1
-        WHERE id = :owner AND EXISTS (SELECT id FROM target) {_REVISION}
-    )"""
-
-
-def _bump_or_create_owner(source: str = "VALUES (:owner, 1)") -> str:
-    """Foreign keys are checked at the end of the statement, when the owner exists."""
-    return f"""
-    bump AS (
-        INSERT INTO users (id, rev) {source}
-        ON CONFLICT (id) DO UPDATE SET rev = users.rev + 1 {_REVISION}
-    )"""
-
-
-LOCK_OWNER = Statement[dict[str, str]]("""
-    SELECT id FROM users WHERE id = :owner FOR NO KEY UPDATE""")
+LOCK_OWNER = Statement[dict[str, str]](f"""
+    SELECT id, {_TOLD} AS told FROM users WHERE id = :owner FOR NO KEY UPDATE""")
 """A statement of its own, so that the next one sees what was written while this one waited.
 
 Without an owner there is nothing to change yet, and the next one does not run.
@@ -148,10 +132,26 @@ def _target(condition: str) -> str:
     """Find and lock this task, as it is after the owner's other writes, if it is to be written."""
     return f"""
     target AS (
-        SELECT tasks.id FROM users JOIN tasks ON tasks.user_id = users.id
+        SELECT tasks.id, {_TOLD} AS told FROM users JOIN tasks ON tasks.user_id = users.id
         WHERE users.id = :owner AND tasks.user_id = :owner AND tasks.id = :task_id AND {condition}
         FOR NO KEY UPDATE OF users, tasks
     )"""
+
+
+# A write may have begun before those that it waited for; its moment is later all the same.
+_REVISION = """
+    UPDATE users SET rev = rev + 1, written_at = greatest(
+        (written_at AT TIME ZONE 'UTC' + interval '1 microsecond') AT TIME ZONE 'UTC',
+        statement_timestamp()
+    )
+    WHERE id = :owner"""
+
+_RETURNED = "RETURNING rev, written_at, watched_until"
+_BUMP = f"bump AS ({_REVISION} AND EXISTS (SELECT id FROM target) {_RETURNED})"
+_BUMP_FIRST = f"bump AS ({_REVISION} {_RETURNED})"  # no row: there is no owner yet
+
+CREATE_OWNER = Statement[dict[str, str]]("""
+    INSERT INTO users (id) VALUES (:owner) ON CONFLICT DO NOTHING""")
 
 
 # --- Lists ---
@@ -232,7 +232,8 @@ def list_tasks(shape: Shape) -> TaskStatement:
 _THIS_ONE = "tasks.user_id = :owner AND tasks.id = :task_id"
 _MATCHES = "(:match::bigint[] IS NULL OR tasks.rev = ANY (:match))"
 _REV_BEFORE = "coalesce((SELECT rev FROM users WHERE id = :owner), 0)"
-_IS_STALE = f"tasks.rev <> {_REV_BEFORE} + 1 AS is_stale"
+_AS_WRITTEN = f"""
+    SELECT {_TASK}, tasks.rev <> {_REV_BEFORE} + 1 AS is_stale FROM written AS tasks"""
 _NO_TAGS = "'[]'::json"
 
 GET_TASK = TaskStatement(f"SELECT {_TASK} FROM tasks WHERE {_THIS_ONE}")
@@ -250,18 +251,22 @@ _WANTED = """
     )"""
 
 
+def _written(write: str) -> str:
+    """Return the task as written: a statement does not see its own writes in the tables."""
+    return f"written AS ({write} RETURNING tasks.*)"
+
+
 def _tagged(write: str) -> str:
     """Give the written task exactly the `wanted` tags, creating those that are missing.
 
-    A statement does not see its own writes in the tables, so the answer comes from RETURNING. Tags
-    are looked for once the task is written, that is, once its owner is locked. A locked tag is read
-    as it is now; one that is newer than the statement is met as a conflict.
+    Tags are looked for once the task is written, that is, once its owner is locked. A locked tag is
+    read as it is now; one that is newer than the statement is met as a conflict.
     """
     return f"""
-    task AS ({write} RETURNING {_task(_NO_TAGS)}),
+    {_written(write)},
     found AS (
         SELECT {_TAG}, name_key FROM tags
-        WHERE user_id = :owner AND EXISTS (SELECT id FROM task) AND (
+        WHERE user_id = :owner AND EXISTS (SELECT id FROM written) AND (
             id = ANY (ARRAY(SELECT id FROM wanted))
             OR name_key = ANY (ARRAY(SELECT name_key FROM wanted WHERE id IS NULL))
         )
@@ -270,48 +275,51 @@ def _tagged(write: str) -> str:
     made AS (
         INSERT INTO tags (user_id, name, name_key) SELECT :owner, name, name_key FROM wanted
         WHERE id IS NULL AND name_key NOT IN (SELECT name_key FROM found)
-        AND EXISTS (SELECT id FROM task)
+        AND EXISTS (SELECT id FROM written)
         ON CONFLICT ON CONSTRAINT tags_name DO UPDATE SET name = tags.name -- to return its row
         RETURNING {_TAG}, name_key
     ),
     tagged AS (SELECT * FROM found UNION ALL SELECT * FROM made),
     linked AS (
         INSERT INTO task_tags (user_id, task_id, tag_id)
-        SELECT :owner, task.id, tagged.id FROM task, tagged ON CONFLICT DO NOTHING
+        SELECT :owner, written.id, tagged.id FROM written, tagged ON CONFLICT DO NOTHING
     ),
     unlinked AS (
-        DELETE FROM task_tags USING task
-        WHERE task_tags.user_id = :owner AND task_id = task.id
+        DELETE FROM task_tags USING written
+        WHERE task_tags.user_id = :owner AND task_id = written.id
         AND tag_id NOT IN (SELECT id FROM tagged)
     )
-    SELECT {_task(_as_json("tagged"), of="task")} FROM task"""
+    SELECT {_task(_as_json("tagged"))} FROM written AS tasks"""
 
 
 # The first use of a key reserves the task's id.
 _FRESH_KEY = """
-    fresh AS (
+    target AS (
         INSERT INTO idempotency_keys (user_id, key, digest, task_id)
-        VALUES (:owner, :key, :digest, nextval(pg_get_serial_sequence('tasks', 'id')))
+        SELECT :owner, :key, :digest, nextval(pg_get_serial_sequence('tasks', 'id'))
+        FROM users WHERE id = :owner
         ON CONFLICT DO NOTHING RETURNING task_id AS id
     )"""
 
 
 @cache
 def create_task(*, is_tagged: bool = False, is_keyed: bool = False) -> TaskStatement:
-    """Create a task, and its owner at the first write: takes `owner` and every column.
+    """Create a task: takes `owner` and every column. No row: there is no such owner.
 
     With tags, also `tag_ids`, `tag_names` and `tag_keys`. With a key, also `key` and `digest`, and
     it returns no row if the key was used before.
     """
-    bump, own_id, sources = _bump_or_create_owner(), "", "bump"
+    bump, own_id, sources = _BUMP_FIRST, "", "bump"
     if is_keyed:
-        bump = f"{_FRESH_KEY}, {_bump_or_create_owner('SELECT :owner, 1 FROM fresh')}"
-        own_id, sources = ", id", "bump, fresh"
+        bump, own_id, sources = f"{_FRESH_KEY}, {_BUMP}", ", id", "bump, target"
     new = f"""
         INSERT INTO tasks (user_id, rev, created_at, updated_at, {_listed(TASK_COLUMNS)}{own_id})
-        SELECT :owner, rev, moment, moment, {_listed(TASK_COLUMNS, ":")}{own_id} FROM {sources}"""
-    rest = f", {_WANTED}, {_tagged(new)}" if is_tagged else f"{new} RETURNING {_task(_NO_TAGS)}"
-    return TaskStatement(f"WITH {bump} {rest}")
+        SELECT :owner, rev, written_at, written_at, {_listed(TASK_COLUMNS, ":")}{own_id}
+        FROM {sources} WHERE {_TOLD}"""
+    if is_tagged:
+        return TaskStatement(f"WITH {bump}, {_WANTED}, {_tagged(new)}")
+    return TaskStatement(f"""
+        WITH {bump}, {_written(new)} SELECT {_task(_NO_TAGS)} FROM written AS tasks""")
 
 
 FIND_REPEATED = TaskStatement(f"""
@@ -322,12 +330,12 @@ FIND_REPEATED = TaskStatement(f"""
 
 _UPDATE = f"""
     UPDATE tasks SET ({_listed(TASK_COLUMNS)}, rev, updated_at)
-        = ROW ({_given("tasks", TASK_COLUMNS)}, bump.rev, bump.moment)
+        = ROW ({_given("tasks", TASK_COLUMNS)}, bump.rev, bump.written_at)
     FROM bump WHERE {_THIS_ONE}"""
 
 UPDATE_TASK = TaskStatement(f"""
-    WITH {_target(f"{_MATCHES} AND {_differs('tasks', TASK_COLUMNS)}")}, {_BUMP}
-    {_UPDATE} RETURNING {_TASK}, {_IS_STALE}""")
+    WITH {_target(f"{_MATCHES} AND {_differs('tasks', TASK_COLUMNS)}")}, {_BUMP},
+    {_written(_UPDATE)} {_AS_WRITTEN}""")
 """Change the members named in `members`: takes all columns. No row: nothing would change."""
 
 _HAS_OTHER_TAGS = """
@@ -344,10 +352,12 @@ UPDATE_TAGGED_TASK = TaskStatement(
 )
 """The same with `tag_ids`, `tag_names` and `tag_keys`."""
 
+_TOGGLE = f"""
+    UPDATE tasks SET completed = NOT completed, rev = bump.rev, updated_at = bump.written_at
+    FROM bump WHERE {_THIS_ONE}"""
+
 TOGGLE_TASK = TaskStatement(f"""
-    WITH {_target(_MATCHES)}, {_BUMP}
-    UPDATE tasks SET completed = NOT completed, rev = bump.rev, updated_at = bump.moment
-    FROM bump WHERE {_THIS_ONE} RETURNING {_TASK}, {_IS_STALE}""")
+    WITH {_target(_MATCHES)}, {_BUMP}, {_written(_TOGGLE)} {_AS_WRITTEN}""")
 
 # For clients that ask what has changed.
 _BURIED = """
@@ -374,28 +384,32 @@ def _bulk(sql: str) -> Statement[Any]:
 
 
 GET_REVISION = Statement[dict[str, int]](f"SELECT {_REV_BEFORE} AS rev")
-_LIST_MATCHES = f"(:match::bigint[] IS NULL OR {_REV_BEFORE} = ANY (:match))"
-_MEANT = f"(:status = 'all' OR completed = (:status = 'completed')) AND {_LIST_MATCHES}"
+_LIST = """
+    list AS (
+        SELECT rev FROM users WHERE id = :owner AND (:match::bigint[] IS NULL OR rev = ANY (:match))
+    )"""
+_MEANT = """
+    user_id = :owner AND EXISTS (SELECT rev FROM list)
+    AND (:status = 'all' OR completed = (:status = 'completed'))"""
 
 COMPLETE_TASKS: Statement[Updated] = _bulk(f"""
-    WITH target AS (
-        SELECT id FROM tasks WHERE user_id = :owner AND {_MEANT} AND completed <> :completed
-    ),
+    WITH {_LIST},
+    target AS (SELECT id FROM tasks WHERE {_MEANT} AND completed <> :completed),
     {_BUMP},
     changed AS (
-        UPDATE tasks SET completed = :completed, rev = bump.rev, updated_at = bump.moment
+        UPDATE tasks SET completed = :completed, rev = bump.rev, updated_at = bump.written_at
         FROM bump WHERE user_id = :owner AND tasks.id IN (SELECT id FROM target)
         RETURNING tasks.id
     )
-    SELECT count(*) AS updated FROM changed HAVING {_LIST_MATCHES}""")
+    SELECT (SELECT count(*) FROM changed) AS updated FROM list""")
 
 DELETE_TASKS: Statement[Deleted] = _bulk(f"""
-    WITH target AS (SELECT id FROM tasks WHERE user_id = :owner AND {_MEANT}), {_BUMP},
+    WITH {_LIST}, target AS (SELECT id FROM tasks WHERE {_MEANT}), {_BUMP},
     gone AS (
         DELETE FROM tasks WHERE user_id = :owner AND id IN (SELECT id FROM target) RETURNING id
     ),
     {_BURIED}
-    SELECT count(*) AS deleted FROM gone HAVING {_LIST_MATCHES}""")
+    SELECT (SELECT count(*) FROM gone) AS deleted FROM list""")
 """Both return no row if the list has another revision, or there is no owner yet."""
 
 
@@ -408,9 +422,12 @@ GET_TAG = Statement[TagRead](f"SELECT {_TAG} FROM tags WHERE {_THIS_TAG}")
 
 # The owner first, as in every write, because different orders could deadlock.
 CREATE_TAG = Statement[TagRead](f"""
-    WITH {_bump_or_create_owner()}
-    INSERT INTO tags (user_id, {_listed(TAG_COLUMNS)})
-    SELECT :owner, {_listed(TAG_COLUMNS, ":")} FROM bump RETURNING {_TAG}""")
+    WITH {_BUMP_FIRST},
+    made AS (
+        INSERT INTO tags (user_id, {_listed(TAG_COLUMNS)})
+        SELECT :owner, {_listed(TAG_COLUMNS, ":")} FROM bump WHERE {_TOLD} RETURNING {_TAG}
+    )
+    SELECT {_TAG} FROM made""")
 
 # A task includes its tags, so it changes with them.
 _TOUCHED = """
@@ -433,12 +450,16 @@ DELETE_TAG: Statement[dict[str, int]] = _bulk(f"""
     DELETE FROM tags WHERE {_THIS_TAG} AND EXISTS (SELECT rev FROM bump) RETURNING id""")
 
 
+_TOUCH = f"""
+    UPDATE tasks SET rev = bump.rev, updated_at = bump.written_at FROM bump WHERE {_THIS_ONE}"""
+
+
 def _relink(change: str, tag_ids: str) -> TaskStatement:
     """Change a task's tags, and give it a revision if that changes anything."""
     sql = f"""
-        WITH target AS ({change} RETURNING task_id AS id), {_BUMP}
-        UPDATE tasks SET rev = bump.rev, updated_at = bump.moment FROM bump WHERE {_THIS_ONE}
-        RETURNING {_task(_as_json(f"tags WHERE user_id = :owner AND id IN ({tag_ids})"))}"""
+        WITH target AS ({change} RETURNING task_id AS id), {_BUMP}, {_written(_TOUCH)}
+        SELECT {_task(_as_json(f"tags WHERE user_id = :owner AND id IN ({tag_ids})"))}
+        FROM written AS tasks"""
     return TaskStatement(sql, after=_LOCK_TASK)
 
 
@@ -464,10 +485,10 @@ REMOVE_TAG = _relink(
 
 WATCHED_SECONDS = 300
 
-_WATCHED_UNTIL = f"now() + interval '{WATCHED_SECONDS} seconds'"
 WATCH = Statement[dict[str, int]](f"""
-    INSERT INTO users (id, watched_until) VALUES (:owner, {_WATCHED_UNTIL})
-    ON CONFLICT (id) DO UPDATE SET watched_until = {_WATCHED_UNTIL} RETURNING rev""")
+    INSERT INTO users (id, watched_until)
+    VALUES (:owner, now() + interval '{WATCHED_SECONDS} seconds')
+    ON CONFLICT (id) DO UPDATE SET watched_until = excluded.watched_until RETURNING rev""")
 """Let the owner's writes notify, for `WATCHED_SECONDS`. It waits for those in progress."""
 
 

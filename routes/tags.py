@@ -33,7 +33,10 @@ async def list_tags(user_id: UserId) -> list[TagRead]:
 @router.post("", status_code=201, responses=TAKEN | BODY)
 async def create_tag(tag: TagCreate, user_id: UserId) -> TagRead:
     """Create a tag. Names are unique per user, ignoring case."""
-    return await queries.CREATE_TAG.one(owner=user_id, **_values(tag.model_dump()))
+    values = _values(tag.model_dump())
+    while not (created := await queries.CREATE_TAG.first(owner=user_id, **values)):
+        await queries.CREATE_OWNER.all(owner=user_id)
+    return created
 
 
 @router.get("/{tag_id}", responses=NOT_FOUND)

@@ -193,11 +193,12 @@ async def create_task(
     digest = sha256(orjson.dumps(values, option=orjson.OPT_SORT_KEYS)).digest() if key else None
     created: TaskRead | None
     while not (created := await statement.first(owner=user_id, key=key, digest=digest, **values)):
-        if repeated := await queries.FIND_REPEATED.first(owner=user_id, key=key):
+        if key and (repeated := await queries.FIND_REPEATED.first(owner=user_id, key=key)):
             created = _repeated(repeated, digest)
             response.headers["Idempotency-Replayed"] = "true"
             break
-        # Otherwise the key expired, or was deleted with its user, in the meantime.
+        # Otherwise the key expired in the meantime, or there is no owner (yet, or any more).
+        await queries.CREATE_OWNER.all(owner=user_id)
     prefix = request.scope.get("root_path", "")
     response.headers["Location"] = f"{prefix}/api/tasks/{created['id']}"
     return _with_etag(created, response)

@@ -8,7 +8,7 @@ import random
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -252,6 +252,25 @@ async def test_moments_are_in_the_order_of_the_revisions(
     assert [task["created_at"] for task in new] == [task["updated_at"] for task in new]
 
 
+async def test_a_moment_is_later_than_the_last_one_even_if_the_clock_goes_back(
+    ada: Person, ada_id: str, database: db.Database
+) -> None:
+    await create(ada)
+    other = await asyncpg.connect(database.url)
+    ahead = await other.fetchval(
+        "UPDATE users SET written_at = now() + interval '1 hour' WHERE id = $1"
+        " RETURNING written_at",
+        ada_id,
+    )
+    await other.close()
+
+    tasks = [await create(ada), await create(ada, tags=["home"])]
+    tasks.append((await ada.patch(f"/api/tasks/{tasks[0]['id']}/complete")).json())
+
+    moments = [datetime.fromisoformat(task["updated_at"]) for task in tasks]
+    assert [moment - ahead for moment in moments] == [timedelta(microseconds=n) for n in (1, 2, 3)]
+
+
 async def test_changes_of_a_tag_are_changes_of_the_tasks_that_carry_it(ada: Person) -> None:
     tagged, other = await create(ada, tags=["home"]), await create(ada)
     (tag,) = tagged["tags"]
@@ -468,11 +487,15 @@ async def test_a_change_of_many_tasks_that_expects_another_list_is_refused(
 
 @pytest.mark.parametrize(("method", "body"), BULK)
 async def test_a_change_of_many_tasks_finds_those_of_a_new_user(
-    ada: Person, configured: Settings, database: db.Database, method: str, body: Any
+    ada: Person, ada_id: str, configured: Settings, database: db.Database, method: str, body: Any
 ) -> None:
+    first_write = db.Statement[Any]("""
+        WITH owner AS (INSERT INTO users (id, rev) VALUES (:owner, 1))
+        INSERT INTO tasks (user_id, title, title_key) VALUES (:owner, 'x', 'x')""")
+
     async with one_connection(configured, database):
         changed, _ = await asyncio.gather(
-            ada.request(method, "/api/tasks?status=all", json=body), create(ada)
+            ada.request(method, "/api/tasks?status=all", json=body), first_write.all(owner=ada_id)
         )
 
     assert [*changed.json().values()] == [1]

@@ -13,7 +13,8 @@ CREATE TABLE users (
     name text CONSTRAINT users_name CHECK (char_length(name) BETWEEN 1 AND 100),
     created_at timestamptz NOT NULL DEFAULT now(),
     rev bigint NOT NULL DEFAULT '0',
-    watched_until timestamptz
+    watched_until timestamptz,
+    written_at timestamptz
 );
 CREATE TABLE emails (
     key text PRIMARY KEY,
@@ -91,7 +92,7 @@ CREATE TABLE sessions (
 CREATE INDEX sessions_by_id ON sessions (id);
 CREATE TABLE revocations (
     key text PRIMARY KEY,
-    revoked_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    revoked_at timestamptz NOT NULL DEFAULT now(),
     expires_at timestamptz NOT NULL
 );
 CREATE INDEX revocations_by_time ON revocations (revoked_at)
