@@ -172,7 +172,9 @@ async def listen(
             async with asyncio.timeout(DEADLINE_SECONDS):
                 await connection.add_listener(channel, told)
             until = time.monotonic() + DEADLINE_SECONDS
-            notify: Step = ("SELECT pg_notify($1, $2)", [channel, probe])
+            # Not in Citus, whose workers' notifications do not arrive.
+            sql = "SELECT pg_notify($1, $2) WHERE to_regclass('pg_dist_node') IS NULL"
+            notify: Step = (sql, [channel, probe])
             await _current_pool().fetch([notify], Limits(until, until))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PROBE_SECONDS):

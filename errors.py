@@ -61,10 +61,7 @@ CODES: dict[str, tuple[int, str]] = {
 }
 """Code -> status and sentence. Codes are stable: clients rely on them."""
 
-_TAKEN: dict[str | None, str] = {
-    "emails_pkey": "email_taken",
-    "tags_name": "tag_exists",
-}
+_TAKEN = {"emails_pkey": "email_taken", "tags_name": "tag_exists"}
 """Unique constraints of the database, and the code of a violation."""
 
 _PLAIN_WORDS = {
@@ -149,10 +146,16 @@ def from_database(error: Exception) -> Exception:
             return Problem("unavailable")
         case "22", _:
             return Problem("validation_error")
-        case _, "23505" if code := _TAKEN.get(getattr(error, "constraint_name", None)):
+        case _, "23505" if code := _taken(error):
             return Problem(code)
         case _:
             return DatabaseError(f"{type(error).__name__}, SQLSTATE {state}")
+
+
+def _taken(error: Exception) -> str | None:
+    # Citus names the constraint only in the message, and the shard with it.
+    said = str(getattr(error, "constraint_name", None) or getattr(error, "message", ""))
+    return next((code for name, code in _TAKEN.items() if name in said), None)
 
 
 async def answer(request: Request, error: HTTPException | RequestValidationError) -> Response:

@@ -9,10 +9,12 @@ import shutil
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
@@ -98,6 +100,18 @@ def configured(database: db.Database) -> settings.Settings:
         auth_rate_limit="",
         refresh_rate_limit="",
     )
+
+
+@pytest.fixture
+async def empty(database: db.Database) -> AsyncIterator[settings.Settings]:
+    """Give a database without tables."""
+    connection = await asyncpg.connect(database.url)
+    name = f"empty_{uuid.uuid4().hex}"
+    await connection.execute(f"CREATE DATABASE {name}")
+    url = urlsplit(database.url)._replace(path=f"/{name}").geturl()
+    yield settings.Settings(database_url=url, better_auth_secret=SECRET)
+    await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await connection.close()
 
 
 @pytest.fixture(scope="session")

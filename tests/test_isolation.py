@@ -182,10 +182,12 @@ WITHOUT_OWNER = {
     "END_SESSION": "by session: the refresh token is signed",
     "CLEAN_UP": "deletes what has expired, whosoever it is",
 }
-LISTS = itertools.starmap(
-    queries.Shape,
-    itertools.product(get_args(Status.__value__), *[(True, False)] * 3, SORTS, (True, False)),
-)
+LISTS = [
+    queries.Shape(*shape)
+    for shape in itertools.product(
+        get_args(Status.__value__), *[(True, False)] * 3, SORTS, (True, False)
+    )
+]
 
 
 def statements() -> Iterator[tuple[str, db.Statement[Any]]]:

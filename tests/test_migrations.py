@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,18 +23,6 @@ import queries
 import tables
 from settings import Settings
 from tests.conftest import SECRET
-
-
-@pytest.fixture
-async def empty(database: db.Database) -> AsyncIterator[Settings]:
-    """Give a database without tables."""
-    connection = await asyncpg.connect(database.url)
-    name = f"empty_{uuid.uuid4().hex}"
-    await connection.execute(f"CREATE DATABASE {name}")
-    url = urlsplit(database.url)._replace(path=f"/{name}").geturl()
-    yield Settings(database_url=url, better_auth_secret=SECRET)
-    await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    await connection.close()
 
 
 def config(connection: Connection, project: Path) -> Config:
