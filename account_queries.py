@@ -49,14 +49,11 @@ REHASH_PASSWORD = Statement[dict[str, str]]("""
     WHERE id = :owner AND password_hash = :known RETURNING id""")
 
 
-def _revoke(keys: str, moment: str = "now()") -> str:
-    """Revoke tokens with one of these keys, for the `lifetime` that such tokens may have.
-
-    Those of a user, if they were issued until the moment.
-    """
+def _revoke(keys: str) -> str:
+    """Revoke tokens with one of these keys, for the `lifetime` that such tokens may have."""
     return f"""
         INSERT INTO revocations (key, revoked_at, expires_at)
-        SELECT key, {moment}, now() + :lifetime::interval FROM ({keys}) AS refused (key)
+        SELECT key, now(), now() + :lifetime::interval FROM ({keys}) AS refused (key)
         ON CONFLICT (key) DO UPDATE SET
             revoked_at = greatest(revocations.revoked_at, excluded.revoked_at),
             expires_at = greatest(revocations.expires_at, excluded.expires_at)"""
@@ -77,7 +74,7 @@ ROTATE_SESSION = Statement[UserRow](f"""
     UPDATE sessions SET
         counter = :counter::bigint + 1,
         rotated_at = CASE WHEN counter = :counter THEN moment ELSE rotated_at END
-    FROM users, (SELECT now() AS moment) AS clock
+    FROM users, (SELECT now() AS moment) AS clock -- Citus refuses now() in a CASE
     WHERE sessions.id = :session AND users.id = user_id AND {_ALIVE}
     AND (counter = :counter OR counter = :counter + 1 AND rotated_at > now() - :grace::interval)
     RETURNING {_USER}, counter""")
@@ -116,9 +113,6 @@ CHANGE_PASSWORD = Statement[UserRead](
 )
 """Ends every session and starts another, if one is given."""
 
-# The id of an account never comes back, so that no clock needs to decide which tokens are refused.
-_GONE_FOR_GOOD = "CASE WHEN :known::text IS NULL THEN now() ELSE 'infinity' END"
-
 # The rest goes with the user; on Citus `emails` has no foreign key.
 DELETE_ACCOUNT = Statement[dict[str, str]](f"""
     WITH gone AS (
@@ -126,7 +120,7 @@ DELETE_ACCOUNT = Statement[dict[str, str]](f"""
         RETURNING id
     ),
     freed AS (DELETE FROM emails WHERE user_id = :owner AND EXISTS (SELECT id FROM gone)),
-    revoked AS ({_revoke("SELECT concat('user:', id) FROM gone", _GONE_FOR_GOOD)})
+    revoked AS ({_revoke("SELECT concat('user:', id) FROM gone")})
     SELECT id FROM gone""")
 
 

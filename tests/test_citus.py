@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -53,6 +54,8 @@ def faults(sql: str) -> Iterator[str]:
     choices = [part for update in updates for part in clauses(update, "CASE")]
     if any(TIME.search(part.partition("END")[0]) for part in choices):
         yield "time in a CASE of UPDATE"
+    if any("+ interval" in part.replace("'UTC' + interval", "") for part in updates):
+        yield "time with a zone in UPDATE"
     if re.match(r"\s*WITH\b.*\bINSERT\b", outermost(sql), re.DOTALL):
         yield "INSERT outside of WITH"
     if any(
@@ -78,6 +81,10 @@ def test_no_statement_has_a_form_that_citus_refuses() -> None:
         (
             "INSERT INTO users VALUES (1) ON CONFLICT (id) DO UPDATE SET written_at = now()",
             "time in DO UPDATE",
+        ),
+        (
+            "UPDATE users SET written_at = written_at + interval '1 microsecond'",
+            "time with a zone in UPDATE",
         ),
         (
             "UPDATE sessions SET rotated_at = CASE WHEN true THEN now() END",
@@ -134,4 +141,9 @@ async def test_changes_are_polled_for_because_workers_tell_nobody(empty: Setting
             is_heard = await db.listen(url, queries.CHANNEL, print, print)
         await connection.close()
 
+        watched = await queries.WATCH.one(owner="ada")
+        told = await db.Statement[Any]("SELECT watched_until FROM users").all()
+
     assert not is_heard
+    assert watched == {"rev": 0}
+    assert told == [{"watched_until": None}]
