@@ -17,7 +17,7 @@ import errors
 import logs
 import settings
 from live import Live
-from middleware import CORS, Envelope
+from middleware import CORS, Envelope, ignore_trailers
 from openapi import TAGS, Service, operation_id
 from passwords import Passwords
 from rate_limits import RateLimits
@@ -114,6 +114,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 def create_app(configured: settings.Settings) -> FastAPI:
     """Assemble the service. Nothing is opened until it starts."""
     logs.configure(configured)
+    ignore_trailers()
     # Else nobody sets up OpenTelemetry, which FastAPI would ask at every request, for 7 us.
     is_watched = "opentelemetry.sdk" in sys.modules or any("OTEL_" in name for name in os.environ)
     app = Service(

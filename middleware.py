@@ -95,6 +95,22 @@ class Envelope:
             logs.log_request(_summary(scope, call, time.perf_counter() - started))
 
 
+def ignore_trailers() -> None:
+    """Keep what follows a chunked body out of the request's headers.
+
+    uvicorn appends it to them, with httptools, unless they are another list by then. Of all that
+    the parser calls, only this comes with chunked bodies alone.
+    """
+    with suppress(ImportError):  # Windows has no httptools
+        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol  # noqa: PLC0415
+
+        def on_chunk_header(connection: HttpToolsProtocol) -> None:
+            if connection.headers is connection.scope["headers"]:
+                connection.headers = connection.headers.copy()
+
+        HttpToolsProtocol.on_chunk_header = on_chunk_header  # type: ignore[attr-defined]
+
+
 def _client(scope: Scope, hops: int) -> tuple[str, int] | None:
     """Return the client that the outermost of so many proxies saw; else that of the connection.
 
