@@ -19,7 +19,7 @@ from fastapi.utils import is_body_allowed_for_status_code
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.middleware.exceptions import ExceptionMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -250,7 +250,8 @@ class Errors:
         try:
             await self.app(scope, receive, send)
         except (Exception, asyncio.CancelledError) as error:
-            if scope["type"] != "http" or call_of(scope).status:  # too late for another response
+            is_gone = isinstance(error, ClientDisconnect)  # or it is too late for another response
+            if scope["type"] != "http" or call_of(scope).status or is_gone:
                 raise
             if isinstance(error, asyncio.CancelledError):  # the service is shutting down
                 error = Problem("unavailable")

@@ -1,5 +1,6 @@
 """The outer layers: each call's id, clock, log line and response headers; and CORS."""
 
+import asyncio
 import logging
 import random
 import re
@@ -13,7 +14,7 @@ from typing import Any
 from fastapi.routing import iter_route_contexts
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -86,13 +87,25 @@ class Envelope:
                 call.status = HTTPStatus.SWITCHING_PROTOCOLS
             elif message["type"] == "websocket.close":
                 call.status = call.status or HTTPStatus.FORBIDDEN  # closed before it was accepted
-            await send(message)
+            await _pass_on(message, send)
 
         try:
             app = _refuse_upgrade if _loses_its_body(scope, call.headers) else self.app
             await app(scope, receive, send_with_headers)
+        except ClientDisconnect:
+            await asyncio.sleep(0)  # and the server knows it, too
         finally:
             logs.log_request(_summary(scope, call, time.perf_counter() - started))
+
+
+async def _pass_on(message: Message, send: Send) -> None:
+    """Send a message. Raise `ClientDisconnect` if nobody is there any more."""
+    try:
+        await send(message)
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, OSError) or "handler is closed" in str(error):  # uvloop's words
+            raise ClientDisconnect from error
+        raise
 
 
 def ignore_trailers() -> None:

@@ -1,17 +1,23 @@
 """What comes over a real connection: trailers, and clients that vanish."""
 
+import contextlib
 import json
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
 import db
+import errors
+from middleware import Envelope
 from tests.conftest import token
-from tests.test_service import Service, service
+from tests.test_service import UVICORN, Service, service
 
 BEARER = f"Authorization: Bearer {token(sub='ada')}\r\n".encode()
 CHUNKED = (
@@ -57,3 +63,67 @@ def test_what_follows_a_body_is_no_header(
     assert b"canary" not in answer
     lines = [json.loads(line) for line in parsing.printed()[before:].splitlines()]
     assert {line["client"] for line in lines} == {"127.0.0.1"}
+
+
+ORDINARY = """
+from fastapi import Request
+from main import app
+
+@app.post("/length")
+async def read_length(request: Request) -> int:
+    return len(await request.body())
+"""
+HEAD = b" HTTP/1.1\r\nHost: x\r\n" + BEARER
+HALF = b"Content-Type: application/json\r\nContent-Length: 50\r\n\r\n{"
+READS = (b"GET /api/tasks" + HEAD + b"\r\n") * 10
+CASES = {
+    "during a body": b"POST /api/tasks" + HEAD + HALF,
+    "during the body of an ordinary route": b"POST /length" + HEAD + HALF,
+    "during a stream": b"GET /api/tasks/events?since=0" + HEAD + b"\r\n",
+    "during a stream, with more to answer": b"GET /api/tasks/events?since=0"
+    + HEAD
+    + b"\r\n"
+    + READS,
+    "during an answer": (b"GET /static/swagger-ui-bundle.js" + HEAD + b"\r\n") * 2,
+    "during answers": READS,
+}
+
+
+def test_who_vanishes_leaves_no_traceback(
+    database: db.Database, project: Path, folder: Path
+) -> None:
+    (folder / "ordinary.py").write_text(ORDINARY)
+    command = [part.replace("main:", "ordinary:") for part in UVICORN]
+    options = ("--app-dir", str(folder))
+    with service(project, *options, command=command, DATABASE_URL=database.url) as running:
+        for number in range(20):
+            running.create(f"{number} ".ljust(200, "x"))
+        for sent in CASES.values():
+            for pause in (0, 0.003, 0.02) * 3:
+                with connected(running) as connection:
+                    connection.sendall(sent)
+                    time.sleep(pause)
+                    # Closed like this, it is reset.
+                    linger = struct.pack("ii", 1, 0)
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        assert httpx.get(f"{running.url}/health/ready").status_code == 200
+        running.create("wakes the streams")
+        running.stop()
+
+    assert "raceback" not in running.printed()
+
+
+@pytest.mark.parametrize("failure", [ConnectionResetError, RuntimeError])
+async def test_only_who_vanished_is_passed_over(failure: type[Exception]) -> None:
+    """Other servers raise `OSError`; what else fails is a bug."""
+
+    async def answer(_: Scope, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def fail(_: Message) -> None:
+        raise failure
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    expected = pytest.raises(RuntimeError) if failure is RuntimeError else contextlib.nullcontext()
+    with expected:
+        await Envelope(errors.Errors(answer))(scope, pytest.fail, fail)
