@@ -60,6 +60,7 @@ class Accounts:
         self, request: Request, response: Response, read_claims: Callable[[], Awaitable[Claims]]
     ) -> None:
         self._request, self._response, self._read_claims = request, response, read_claims
+        self._has_gone = request.is_disconnected
         state = request.app.state
         self._settings: Settings = state.settings
         self._issuer: Issuer = state.issuer
@@ -84,7 +85,7 @@ class Accounts:
             email=who.email,
             email_key=key,
             name=who.name,
-            password_hash=await self._passwords.hash(who.password),
+            password_hash=await self._passwords.hash(who.password, self._has_gone),
         )
         log_event(self._request, "signed_up", user_id=user["id"], email=name)
         return user
@@ -97,7 +98,7 @@ class Accounts:
         while True:  # retry if the hash is upgraded before the session starts
             account = await account_queries.FIND_ACCOUNT.first(email_key=key)
             known = account and account["password_hash"]
-            right, better = await self._passwords.verify(password, known)
+            right, better = await self._passwords.verify(password, known, self._has_gone)
             if not right or not account or not known:
                 log_event(self._request, "sign_in_refused", logging.WARNING, email=name)
                 raise Problem("invalid_credentials")
@@ -201,7 +202,7 @@ class Accounts:
         changed = await account_queries.CHANGE_PASSWORD.first(
             owner=user_id,
             known=account["password_hash"],
-            better=await self._passwords.hash(new),
+            better=await self._passwords.hash(new, self._has_gone),
             session=session,
             lifetime=self._lifetime,
         )
@@ -235,7 +236,8 @@ class Accounts:
     ) -> account_queries.UserRow:
         """Verify the current password. Raise `Problem` 403, 429, 503."""
         await self._limits.count(self._request, self._limits.auth, "account", user_id)
-        right, _ = await self._passwords.verify(password, account and account["password_hash"])
+        known = account and account["password_hash"]
+        right, _ = await self._passwords.verify(password, known, self._has_gone)
         if not account or not right:
             log_event(self._request, "wrong_password", logging.WARNING)
             raise Problem("wrong_password")

@@ -4,21 +4,41 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 from pwdlib import PasswordHash
 from pwdlib.exceptions import PwdlibError
 from pwdlib.hashers.argon2 import Argon2Hasher
 from pwdlib.hashers.bcrypt import BcryptHasher
+from starlette.requests import ClientDisconnect
 
 from errors import Problem
 from folding import folded
 from settings import PROJECT
 
-THREADS = max(1, min(4, (os.cpu_count() or 1) - 1))  # leave one processor for everything else
-QUEUE = 32  # how many may wait for a thread; a hash takes about 20 ms
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def processors() -> int:
+    """Return how many processors this process may use, which in a container are not all."""
+    number = os.cpu_count() or 1
+    with contextlib.suppress(AttributeError):  # only Linux has it
+        number = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError):  # there is no quota, or it is "max"
+        quota, period = map(int, QUOTA.read_text().split())
+        number = min(number, quota // period)
+    return number
+
+
+THREADS = max(1, min(4, processors() - 1))  # leave one processor for everything else
+QUEUE = 32  # how many may wait; a hash takes about 20 ms
+WAIT_SECONDS = 3.0  # where all processors are busy, it takes ten times as long
+
+HasGone = Callable[[], Awaitable[bool]]
+"""Tells whether a client is still there: for one that has gone nothing is hashed."""
 
 _HASHES = PasswordHash(
     # Second choice of OWASP's password storage cheat sheet: 19 MiB, 2 passes, 1 lane.
@@ -32,7 +52,9 @@ class Passwords:
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(THREADS, "passwords", _stand_back)
-        self._places = asyncio.Semaphore(THREADS + QUEUE)
+        # Each thread has its next call at hand, and need not wait for the event loop.
+        self._turns = asyncio.Semaphore(2 * THREADS)
+        self._waiting = 0
         self._common = frozenset((PROJECT / "common_passwords.txt").read_text("utf-8").split())
         # A dummy to verify for unknown emails, so that the response takes just as long.
         self._nobodys = _HASHES.hash("of nobody")
@@ -45,25 +67,45 @@ class Passwords:
             return "must not be your email"
         return None
 
-    async def hash(self, password: str) -> str:
-        """Hash a password. Raise `Problem` 503 if too many are waiting."""
-        return await self._run(lambda: _HASHES.hash(password))
+    def refuse_if_full(self) -> None:
+        """Raise `Problem` 503 if too many are waiting."""
+        if self._waiting >= QUEUE:
+            raise Problem("unavailable")
 
-    async def verify(self, password: str, known: str | None) -> tuple[bool, str | None]:
+    async def hash(self, password: str, has_gone: HasGone | None = None) -> str:
+        """Hash a password.
+
+        Raise `Problem` 503 if too many are waiting, or for too long, and `ClientDisconnect` if the
+        client has gone meanwhile.
+        """
+        return await self._run(lambda: _HASHES.hash(password), has_gone)
+
+    async def verify(
+        self, password: str, known: str | None, has_gone: HasGone | None = None
+    ) -> tuple[bool, str | None]:
         """Verify a password against a known hash, or against a dummy.
 
-        Return whether it is right, and a better hash if the known one is outdated. Raise `Problem`
-        503 if too many are waiting.
+        Return whether it is right, and a better hash if the known one is outdated. Raise as `hash`.
         """
-        right, better = await self._run(lambda: _verify(password, known or self._nobodys))
+        right, better = await self._run(lambda: _verify(password, known or self._nobodys), has_gone)
         return right and known is not None, better
 
-    async def _run(self, function: Callable[[], Result]) -> Result:
-        if self._places.locked():
-            raise Problem("unavailable")
-        async with self._places:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._threads, function)
+    async def _run(self, function: Callable[[], Result], has_gone: HasGone | None) -> Result:
+        self.refuse_if_full()
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                await self._turns.acquire()
+        except TimeoutError as error:
+            raise Problem("unavailable") from error
+        finally:
+            self._waiting -= 1
+        try:
+            if has_gone and await has_gone():
+                raise ClientDisconnect
+            return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+        finally:
+            self._turns.release()
 
     def close(self) -> None:
         """Stop the threads."""

@@ -33,7 +33,11 @@ async def check_origin(request: Request) -> None:
 
 
 async def limit_sign_in(request: Request) -> None:
-    """Count a sign-in attempt against the address; the account is counted once it is known."""
+    """Count a sign-in attempt against the address; the account is counted once it is known.
+
+    In a flood refuse it at once, which costs least.
+    """
+    request.app.state.passwords.refuse_if_full()
     limits: RateLimits = request.app.state.rate_limits
     await limits.count(request, limits.auth, "address", address(request))
 

@@ -4,11 +4,14 @@ import asyncio
 import hashlib
 import itertools
 import math
+import os
 import time
 import unicodedata
+import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -967,9 +970,22 @@ async def test_the_browser_says_that_a_page_is_ours(
     assert (await browser.post(f"{AUTH}/refresh", headers=headers)).status_code == status
 
 
+async def slow_account(database: db.Database) -> str:
+    """Create an account of an older backend whose hash takes 0.2 s; return its email."""
+    email = f"{uuid.uuid4().hex}@example.com"
+    connection = await asyncpg.connect(database.url)
+    await connection.execute(
+        "WITH taken AS (INSERT INTO emails (key, user_id) VALUES ($2, $1))"
+        " INSERT INTO users (id, email, password_hash) VALUES ($1, $2, $3)",
+        *(f"local_{email}", email, bcrypt.hashpw(OTHER.encode(), bcrypt.gensalt(12)).decode()),
+    )
+    await connection.close()
+    return email
+
+
 async def test_too_many_hashes_at_once_are_refused_and_the_rest_served(browser: Person) -> None:
     who = {"email": new_email(), "password": PASSWORD}
-    many = passwords.THREADS + passwords.QUEUE + 20
+    many = 2 * passwords.THREADS + passwords.QUEUE + 20
 
     responses = await asyncio.gather(
         *(browser.post(f"{AUTH}/login", json=who) for _ in range(many))
@@ -979,6 +995,42 @@ async def test_too_many_hashes_at_once_are_refused_and_the_rest_served(browser: 
     assert set(statuses) == {401, 503}
     refused = next(response for response in responses if response.status_code == 503)
     assert refused.headers["Retry-After"] == "1"
+
+
+async def test_nobody_waits_for_long(
+    browser: Person, database: db.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here each hash takes longer than anybody may wait."""
+    who = {"email": await slow_account(database), "password": PASSWORD}
+    monkeypatch.setattr(passwords, "WAIT_SECONDS", 0.05)
+    turns = 2 * passwords.THREADS
+
+    responses = await asyncio.gather(
+        *(browser.post(f"{AUTH}/login", json=who) for _ in range(turns + 5))
+    )
+
+    statuses = [response.status_code for response in responses]
+    assert sorted(statuses) == [401] * turns + [503] * 5
+    refused = responses[statuses.index(503)]
+    assert refused.headers["Retry-After"] == "1"
+    assert refused.elapsed < min(
+        response.elapsed for response in responses if response.status_code == 401
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "number"), [("max 100000", 64), ("250000 100000", 2), ("50000 100000", 0)]
+)
+def test_as_many_processors_count_as_may_be_used(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, written: str, number: int
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(passwords, "QUOTA", folder / "cpu.max")
+
+    assert passwords.processors() == 64
+    (folder / "cpu.max").write_text(f"{written}\n")
+    assert passwords.processors() == number
 
 
 @pytest.fixture

@@ -16,7 +16,10 @@ from starlette.types import Message, Receive, Scope, Send
 import db
 import errors
 from middleware import Envelope
+from passwords import THREADS
 from tests.conftest import token
+from tests.contract import PASSWORD
+from tests.test_auth import slow_account
 from tests.test_service import UVICORN, Service, service
 
 BEARER = f"Authorization: Bearer {token(sub='ada')}\r\n".encode()
@@ -111,6 +114,31 @@ def test_who_vanishes_leaves_no_traceback(
         running.stop()
 
     assert "raceback" not in running.printed()
+
+
+def login(email: str) -> bytes:
+    """Write a request to sign in."""
+    body = json.dumps({"email": email, "password": PASSWORD}).encode()
+    head = b"POST /api/v1/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    return head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
+async def test_nothing_is_hashed_for_who_vanished(database: db.Database, project: Path) -> None:
+    slow = await slow_account(database)
+    settings = {"DATABASE_URL": database.url, "AUTH_RATE_LIMIT": ""}
+    with service(project, **settings) as running, contextlib.ExitStack() as open_connections:
+        stay = [open_connections.enter_context(connected(running)) for _ in range(2 * THREADS)]
+        for connection in stay:
+            connection.sendall(login(slow))
+        time.sleep(0.1)  # they have their turns
+        for number in range(10):
+            with connected(running) as connection:
+                connection.sendall(login(f"gone{number}@example.com"))
+                time.sleep(0.005)
+        assert {connection.recv(65536).split()[1] for connection in stay} == {b"401"}
+        running.wait_until_printed('"route":"/api/v1/auth/login"', len(stay) + 10)
+
+    assert running.printed().count('"sign_in_refused"') == len(stay)
 
 
 @pytest.mark.parametrize("failure", [ConnectionResetError, RuntimeError])
