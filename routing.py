@@ -186,9 +186,8 @@ def _places(routes: list[BaseRoute]) -> dict[int, list[_Place]]:
             operation = Operation(context) if is_ours else None
             for method in context.methods or ():
                 place.operations.setdefault(method, operation)
-            if "GET" in place.operations:  # without this, HEAD might be another place's
-                answers = getattr(context.original_route, "answers_head", False)
-                place.operations.setdefault("HEAD", operation if answers else None)
+            if "GET" in place.operations and getattr(context.original_route, "answers_head", False):
+                place.operations.setdefault("HEAD", operation)
     numbered = defaultdict(list)
     for path, place in found.items():
         numbered[path.count("/")].append(place)

@@ -39,19 +39,19 @@ async def create_tag(tag: TagCreate, user_id: UserId) -> TagRead:
     return created
 
 
-@router.get("/{tag_id}", responses=NOT_FOUND)
+@router.get("/{tag_id:int}", responses=NOT_FOUND)
 async def get_tag(tag_id: TagId, user_id: UserId) -> TagRead:
     """Get one of your tags."""
     return await _get(user_id, tag_id)
 
 
-@router.put("/{tag_id}", responses=NOT_FOUND | TAKEN | BODY)
+@router.put("/{tag_id:int}", responses=NOT_FOUND | TAKEN | BODY)
 async def update_tag(tag_id: TagId, tag: TagPatch, user_id: UserId) -> TagRead:
     """Update a tag: the same as `PATCH`."""
     return await patch_tag(tag_id, tag, user_id)
 
 
-@router.patch("/{tag_id}", responses=NOT_FOUND | TAKEN | BODY)
+@router.patch("/{tag_id:int}", responses=NOT_FOUND | TAKEN | BODY)
 async def patch_tag(tag_id: TagId, tag: TagPatch, user_id: UserId) -> TagRead:
     """Change the name or color of a tag. Omitted fields keep their value; null clears `color`."""
     members = tag.model_dump()
@@ -70,7 +70,7 @@ async def patch_tag(tag_id: TagId, tag: TagPatch, user_id: UserId) -> TagRead:
     return changed
 
 
-@router.delete("/{tag_id}", status_code=204, responses=NOT_FOUND)
+@router.delete("/{tag_id:int}", status_code=204, responses=NOT_FOUND)
 async def delete_tag(tag_id: TagId, user_id: UserId) -> None:
     """Delete a tag. Tasks that had it are kept."""
     if await queries.DELETE_TAG.first(owner=user_id, tag_id=tag_id) is None:

@@ -151,7 +151,7 @@ async def watch_tasks(
     return EventStream(events, headers={"X-Accel-Buffering": "no"})  # or nginx would buffer them
 
 
-@router.get("/{task_id}", responses=READ)
+@router.get("/{task_id:int}", responses=READ)
 async def get_task(
     task_id: TaskId, user_id: UserId, known: IfNoneMatch, request: Request, response: Response
 ) -> TaskRead:
@@ -161,7 +161,7 @@ async def get_task(
     return task
 
 
-@router.patch("/{task_id}/complete", responses=WITH_ETAG | CHANGED | BODY)
+@router.patch("/{task_id:int}/complete", responses=WITH_ETAG | CHANGED | BODY)
 async def complete_task(
     task_id: TaskId,
     user_id: UserId,
@@ -204,7 +204,7 @@ async def create_task(
     return _with_etag(created, response)
 
 
-@router.put("/{task_id}", responses=WITH_ETAG | CHANGED | BODY)
+@router.put("/{task_id:int}", responses=WITH_ETAG | CHANGED | BODY)
 async def update_task(
     task_id: TaskId, task: TaskPatch, user_id: UserId, match: IfMatch, response: Response
 ) -> TaskRead:
@@ -212,7 +212,7 @@ async def update_task(
     return _with_etag(await _change(user_id, task_id, match, task), response)
 
 
-@router.patch("/{task_id}", responses=WITH_ETAG | CHANGED | BODY)
+@router.patch("/{task_id:int}", responses=WITH_ETAG | CHANGED | BODY)
 async def patch_task(
     task_id: TaskId, task: TaskPatch, user_id: UserId, match: IfMatch, response: Response
 ) -> TaskRead:
@@ -220,14 +220,14 @@ async def patch_task(
     return _with_etag(await _change(user_id, task_id, match, task), response)
 
 
-@router.delete("/{task_id}", status_code=204, responses=CHANGED)
+@router.delete("/{task_id:int}", status_code=204, responses=CHANGED)
 async def delete_task(task_id: TaskId, user_id: UserId, match: IfMatch) -> None:
     """Delete one of your tasks."""
     if not await queries.DELETE_TASK.first(owner=user_id, task_id=task_id, match=match.revisions):
         await _missed(user_id, task_id, match)
 
 
-@router.put("/{task_id}/tags/{tag_id}", responses=WITH_ETAG | RELINKED)
+@router.put("/{task_id:int}/tags/{tag_id:int}", responses=WITH_ETAG | RELINKED)
 async def add_tag(
     task_id: TaskId, tag_id: TagId, user_id: UserId, match: IfMatch, response: Response
 ) -> TaskRead:
@@ -235,7 +235,7 @@ async def add_tag(
     return _with_etag(await _relink(user_id, task_id, tag_id, match, wanted=True), response)
 
 
-@router.delete("/{task_id}/tags/{tag_id}", responses=WITH_ETAG | RELINKED)
+@router.delete("/{task_id:int}/tags/{tag_id:int}", responses=WITH_ETAG | RELINKED)
 async def remove_tag(
     task_id: TaskId, tag_id: TagId, user_id: UserId, match: IfMatch, response: Response
 ) -> TaskRead:

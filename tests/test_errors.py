@@ -163,6 +163,15 @@ async def test_an_unknown_path(client: Person, path: str) -> None:
         ("POST", "/static/docs.js", "GET, HEAD"),
         ("TRACE", "/api/tasks", "DELETE, GET, HEAD, PATCH, POST"),
         ("NONSENSE", "/api/tasks", "DELETE, GET, HEAD, PATCH, POST"),
+        ("PUT", "/api/tasks/changes", "GET, HEAD"),
+        ("PATCH", "/api/ada/tasks/changes", "GET, HEAD"),
+        ("DELETE", "/api/tasks/changes/", "GET, HEAD"),
+        ("POST", "/api/tasks/changes", "GET, HEAD"),
+        ("PUT", "/api/todos/events", "GET"),
+        ("PATCH", "/api/tasks/events", "GET"),
+        ("DELETE", "/api/users/ada/tasks/events", "GET"),
+        ("OPTIONS", "/api/tasks/events", "GET"),
+        ("HEAD", "/api/tasks/events", "GET"),
     ],
 )
 async def test_a_method_that_a_path_does_not_take(

@@ -273,8 +273,7 @@ async def test_a_stream_has_no_head(ada: Person) -> None:
     answers = [await ada.head(path) for path in ("/api/tasks/events", "/api/x/tasks/events/")]
 
     for answer in answers:
-        assert answer.status_code == 405
-        assert "HEAD" not in answer.headers["Allow"]
+        assert (answer.status_code, answer.headers["Allow"]) == (405, "GET")
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ async def test_a_request_is_one_line(
         "logger": "todo.requests",
         "event": "request",
         "method": "GET",
-        "route": "/api/tasks/{task_id}",
+        "route": "/api/tasks/{task_id:int}",
         "status": 200,
         "ms": 0,
         "user_id": ada_id,

@@ -660,7 +660,7 @@ def test_every_route_of_ours_is_run_without_fastapis_handler(configured: Setting
     found = operations(main.create_app(configured))
 
     assert len(found) > 35
-    assert [name for name, is_ours in found.items() if not is_ours] == ["HEAD ^/api/tasks/events$"]
+    assert all(found.values())
 
 
 async def of_a_header(name: Annotated[str, Header()] = "x") -> str:
