@@ -124,9 +124,9 @@ def login(email: str) -> bytes:
 
 
 async def test_nothing_is_hashed_for_who_vanished(database: db.Database, project: Path) -> None:
-    slow = await slow_account(database)
     settings = {"DATABASE_URL": database.url, "AUTH_RATE_LIMIT": ""}
     with service(project, **settings) as running, contextlib.ExitStack() as open_connections:
+        slow = await slow_account(database)
         stay = [open_connections.enter_context(connected(running)) for _ in range(2 * THREADS)]
         for connection in stay:
             connection.sendall(login(slow))

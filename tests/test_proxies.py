@@ -11,7 +11,9 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import asyncpg
 import httpx
 import pytest
 
@@ -96,6 +98,12 @@ def proxy(name: str, url: str, folder: Path, place: str = "") -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(10)
+
+
+def documented(project: Path, heading: str, name: str) -> str:
+    """Read what docs/deploy.md tells to write into a proxy's configuration."""
+    page = (project / "docs" / "deploy.md").read_text("utf-8").partition(f"\n## {heading}\n")[2]
+    return page.partition(f"```{name.rstrip('2')}\n")[2].partition("```")[0]
 
 
 @pytest.fixture(scope="module")
@@ -184,8 +192,7 @@ def site(
 ) -> Iterator[str]:
     """Run a proxy as documented, but for the `Host` that it sends; give the URL of the prefix."""
     name, _, leaves = request.param.partition(" ")
-    page = (project / "docs" / "deploy.md").read_text("utf-8")
-    place = page.partition(f"```{name.rstrip('2')}\n")[2].partition("```")[0]
+    place = documented(project, "Below a prefix", name)
     place = re.sub(r".*(proxy_set_header Host|ProxyPreserveHost).*\n", "", place)
     if leaves:
         place = place.replace(":8000/;", ":8000;")
@@ -249,3 +256,99 @@ def test_an_account_works_below_a_prefix(site: str) -> None:
 
     assert [task["title"] for task in first.json() + second.json()] == ["second", "first"]
     assert (foreign.status_code, foreign.json()["code"]) == (403, "origin_not_allowed")
+
+
+CONNECTIONS, PIPELINED = 50, 10
+LIST = f"GET /api/tasks HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token(sub='many')}\r\n\r\n"
+
+
+@pytest.fixture
+def guarded(running: Service, folder: Path, project: Path) -> Iterator[str]:
+    """Run nginx as documented; give its URL."""
+    place = documented(project, "Behind a proxy", "nginx") + WHOLE["nginx"]
+    assert "header_timeout 10s;" in place
+    place = place.replace("header_timeout 10s;", "header_timeout 1s;")
+    with proxy("nginx", running.url, folder, place) as url:
+        yield url
+
+
+def connected(url: str) -> socket.socket:
+    """Open a connection that takes little which is not read."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(30)
+    connection.connect((urlsplit(url).hostname, urlsplit(url).port))
+    return connection
+
+
+def test_headers_that_do_not_come_to_an_end_are_cut(guarded: str, running: Service) -> None:
+    before = running.printed()
+    with connected(guarded) as connection:
+        connection.sendall(b"GET /health/live HTTP/1.1\r\n")
+        connection.settimeout(0.1)
+        deadline, is_open = time.monotonic() + 30, True
+        while is_open and time.monotonic() < deadline:
+            try:
+                connection.sendall(b"X: x\r\n")
+                is_open = connection.recv(65536) != b""
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                is_open = False
+
+    assert not is_open
+    assert running.printed() == before
+
+
+def test_huge_headers_are_refused_and_large_tokens_are_not(guarded: str, running: Service) -> None:
+    before = running.printed()
+
+    huge = httpx.get(f"{guarded}/health/live", headers={"X": "x" * 20_000})
+    many = httpx.get(f"{guarded}/health/live", headers={f"X{n}": "x" * 9_000 for n in range(9)})
+
+    assert {huge.status_code, many.status_code} <= {400, 414, 431}
+    assert running.printed() == before
+    token_of_8_kib = {"Authorization": f"Bearer {'x' * 8192}"}
+    answer = httpx.get(f"{guarded}/api/tasks", headers=token_of_8_kib)
+    assert answer.json()["code"] == "invalid_token"
+
+
+def memory_mib(process: int) -> float:
+    """Return how much memory a process has."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+async def test_slow_readers_of_many_answers_do_not_fill_the_memory(
+    guarded: str, running: Service, database: db.Database
+) -> None:
+    """Without the proxy they do."""
+    created = httpx.post(
+        f"{running.url}/api/tasks",
+        json={"title": "x", "description": "x" * 1000},
+        headers={"Authorization": f"Bearer {token(sub='many')}"},
+    )
+    connection = await asyncpg.connect(database.url)
+    await connection.execute(
+        "INSERT INTO tasks (user_id, title, title_key, description, description_key)"
+        " SELECT user_id, title, title_key, description, description_key"
+        " FROM tasks, generate_series(2, 500) WHERE id = $1",
+        created.raise_for_status().json()["id"],
+    )
+    await connection.close()
+    grown = []
+
+    for url in (guarded, running.url):
+        before, printed = memory_mib(running.process.pid), running.printed().count('"many"')
+        with contextlib.ExitStack() as open_connections:
+            for _ in range(CONNECTIONS):
+                reader = open_connections.enter_context(connected(url))
+                reader.sendall(LIST.encode() * PIPELINED)
+            answered = [-1, 0]  # until it is as many as a second before
+            while answered[-1] > answered[-2] or answered[-1] < CONNECTIONS:
+                time.sleep(1)
+                answered.append(running.printed().count('"many"') - printed)
+            grown.append(memory_mib(running.process.pid) - before)
+
+    through, directly = grown
+    assert through < directly / 3, grown
