@@ -47,6 +47,9 @@ NO_CONTENT, NOT_MODIFIED = 204, 304
 _JSON = re.compile(r"application/(.*\+)?json")
 _URLENCODED, _MULTIPART = "application/x-www-form-urlencoded", "multipart/form-data"
 
+MAX_PATH_CHARACTERS = 4096
+"""Longer paths lead nowhere: a router fails at numbers with more digits than Python converts."""
+
 MAX_KEPT_QUERY_BYTES = 256
 """Queries up to this length are parsed once and cached, because clients repeat them."""
 
@@ -119,6 +122,8 @@ class FastPath:
             self._places = _places(routes)
             self._number = len(routes) if scope["app"].state.is_started else 0
         call = call_of(scope)
+        if len(call.path) > MAX_PATH_CHARACTERS:
+            raise Problem("not_found")
         is_known, operation = self._look_up(scope, call.path)
         if not is_known:
             sent = below_root(scope, scope["raw_path"].decode("latin-1"))

@@ -148,6 +148,13 @@ async def test_an_unknown_path(client: Person, path: str) -> None:
     assert (response.status_code, response.json()["code"]) == (404, "not_found")
 
 
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+async def test_an_id_with_more_digits_than_python_reads(client: Person, method: str) -> None:
+    response = await client.request(method, f"/api/tasks/{'9' * 5000}")
+
+    assert (response.status_code, response.json()["code"]) == (404, "not_found")
+
+
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
