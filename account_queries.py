@@ -136,9 +136,12 @@ class Revoked(TypedDict):
 
 REVOKE = Statement[dict[str, str]](f"{_revoke('SELECT :key::text')} RETURNING key")
 
-LIST_REVOCATIONS = Statement[Revoked]("""
+LIST_REVOCATIONS = Statement[Revoked](
+    """
     SELECT key, revoked_at FROM revocations
-    WHERE expires_at > now() AND revoked_at > now() - :window::interval""")
+    WHERE expires_at > now() AND revoked_at > now() - :window::interval""",
+    is_own=True,
+)
 
 # A write in progress while its account was deleted may have created the user again.
 CLEAN_UP = Statement[dict[str, str]](f"""

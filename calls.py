@@ -1,6 +1,7 @@
 """What is known of a call while it is served: one object, in the ASGI scope of the request."""
 
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +32,14 @@ class Call:
     """Whether the client may keep the response and ask whether it still holds."""
     limits: dict[bytes, bytes] = field(default_factory=dict)
     """The headers that tell of rate limits."""
+    waited: float = 0.0
+    """For how many seconds it has waited for the database."""
+    patience: float = 0.0
+    """For how many it may in all, if that is more than the default."""
+
+
+current: ContextVar[Call | None] = ContextVar("call", default=None)
+"""The call that the running code serves, also in the tasks that it starts."""
 
 
 def call_of(connection: Mapping[str, Any]) -> Call:

@@ -7,18 +7,17 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import asyncpg
 from alembic.util.exc import CommandError
 from sqlalchemy.exc import SQLAlchemyError
 
+import calls
 import errors
 import servers
 import tables
-from pool import Limits, Pool, Step
+from pool import Limits, Lost, Pool, Step, User
 from settings import PROJECT, Settings
 
 Row = TypeVar("Row")
@@ -32,27 +31,42 @@ ATTEMPTS = 3
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)")
 """A named parameter such as `:owner`; `::` is a cast."""
 
+_WHOSE = ("owner", "session", "email_key", "key")
+"""The parameters by which calls share connections fairly: by the first that there is."""
+
+_WRITES = re.compile(r"\b(INSERT|UPDATE|DELETE|MERGE|CALL|nextval|pg_notify)\b", re.IGNORECASE)
+"""What no statement contains that may run twice; words that only look like it do no harm."""
+
 logger = logging.getLogger("todo.database")
 
 _pool: "Pool | None" = None
 
 
-@dataclass(slots=True)
-class Clock:
-    """How long a call has waited for the database, so that its statements share one deadline."""
+class Waiting:
+    """A wait for the database by the current call. All its waits share one time limit.
 
-    waited: float = 0.0
-    is_running: bool = True
-    """Not once the answer has begun: nobody waits for what runs on."""
+    Entered, it gives the limits of this one. What runs on once the response has begun, and what
+    belongs to no call, has limits of its own.
+    """
 
+    def __init__(self, seconds: float | None = None) -> None:
+        """Let the call wait for so many seconds in all, if that is more than the default."""
+        call = calls.current.get()
+        self._call = call if call and call.status is None else None
+        self._seconds = seconds or DEADLINE_SECONDS
 
-_clock: ContextVar[Clock | None] = ContextVar("clock", default=None)
+    def __enter__(self) -> Limits:
+        self._began = began = time.monotonic()
+        if call := self._call:
+            call.patience = self._seconds = max(call.patience, self._seconds)
+            self._began -= call.waited
+        end = self._began + self._seconds
+        return Limits(min(began + DEADLINE_SECONDS, end), end)
 
-
-def start_clock() -> Clock:
-    """Start the clock of a call, which also runs in the tasks that serve it."""
-    _clock.set(clock := Clock())
-    return clock
+    def __exit__(self, *_: object) -> None:
+        if self._call:
+            # Not the sum: some may have been at the same time.
+            self._call.waited = max(self._call.waited, time.monotonic() - self._began)
 
 
 class Statement(Generic[Row]):
@@ -71,30 +85,48 @@ class Statement(Generic[Row]):
         *,
         after: "Statement[Any] | None" = None,
         deadline: float | None = None,
+        is_own: bool = False,
     ) -> None:
         """Take the text; rows are dictionaries of the type in brackets: `Statement[TaskRead](...)`.
 
         `after` runs first, in the same transaction, so that this statement's snapshot includes
         what `after` waited for; if it finds no row, this one is left out. `deadline`, in seconds,
         replaces the default for slow statements; they must begin within the default all the same.
+        `is_own` is what keeps the service itself up: it waits behind no user's statements.
         """
-        self.text, self.deadline = sql, deadline
+        self.text, self.deadline, self.is_own = sql, deadline, is_own
+        self.is_read = not _WRITES.search(sql)
         self.steps = (after, self) if after else (self,)
         self.names = tuple(dict.fromkeys(_PARAMETER.findall(sql)))
         # PostgreSQL's own parameters are numbered.
         self.sql = _PARAMETER.sub(lambda found: f"${self.names.index(found[1]) + 1}", sql)
+        self._whose = next((name for name in _WHOSE if name in self.names), None)
 
     async def all(self, **values: Any) -> list[Row]:  # noqa: ANN401  (of any column)
         """Run the statement and return its rows."""
         steps = [(step.sql, [*map(values.__getitem__, step.names)]) for step in self.steps]
-        clock = _clock.get() or Clock()
-        began = time.monotonic() - (clock.waited if clock.is_running else 0.0)
-        limits = Limits(began + DEADLINE_SECONDS, began + (self.deadline or DEADLINE_SECONDS))
-        try:
-            records = await _fetch(steps, limits)
-        finally:
-            clock.waited = max(clock.waited, time.monotonic() - began)
-        return self.read(records)
+        user = None if self.is_own else values[self._whose] if self._whose else ""
+        with Waiting(self.deadline) as limits:
+            return self.read(await self._fetch(steps, limits, user))
+
+    async def _fetch(self, steps: list[Step], limits: Limits, user: User) -> "list[asyncpg.Record]":
+        """Run the steps, again if that is safe. Raise the error that clients get."""
+        for _ in range(ATTEMPTS):
+            try:
+                return await _current_pool().fetch(steps, limits, user)
+            except servers.FAILURES as error:
+                verdict = errors.from_database(error)
+                # Log only class and SQLSTATE: the message may quote a row.
+                if isinstance(verdict, errors.DatabaseError):
+                    raise verdict from None  # `errors` logs it, with its traceback
+                state = getattr(error, "sqlstate", None)
+                logger.warning("database: %s, SQLSTATE %s", type(error).__name__, state)
+                is_safe = isinstance(verdict, errors.TryAgain) or (
+                    self.is_read and isinstance(error, Lost)
+                )
+                if not is_safe:
+                    raise verdict from error
+        raise errors.Problem("unavailable")
 
     def read(self, records: "list[asyncpg.Record]") -> list[Row]:
         """Return records as rows."""
@@ -112,23 +144,6 @@ class Statement(Generic[Row]):
         """Run a statement that always returns one row, and return that row."""
         (row,) = await self.all(**values)
         return row
-
-
-async def _fetch(steps: list[Step], limits: Limits) -> "list[asyncpg.Record]":
-    """Run the steps, again if the database asks for that. Raise the error that clients get."""
-    for _ in range(ATTEMPTS):
-        try:
-            return await _current_pool().fetch(steps, limits)
-        except servers.FAILURES as error:
-            verdict = errors.from_database(error)
-            # Log only class and SQLSTATE: the message may quote a row.
-            if isinstance(verdict, errors.DatabaseError):
-                raise verdict from None  # `errors` logs it, with its traceback
-            state = getattr(error, "sqlstate", None)
-            logger.warning("database: %s, SQLSTATE %s", type(error).__name__, state)
-            if not isinstance(verdict, errors.TryAgain):
-                raise verdict from error
-    raise errors.Problem("unavailable")
 
 
 def _current_pool() -> "Pool":
@@ -175,7 +190,7 @@ async def listen(
             # Not in Citus, whose workers' notifications do not arrive.
             sql = "SELECT pg_notify($1, $2) WHERE to_regclass('pg_dist_node') IS NULL"
             notify: Step = (sql, [channel, probe])
-            await _current_pool().fetch([notify], Limits(until, until))
+            await _current_pool().fetch([notify], Limits(until, until), None)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PROBE_SECONDS):
                     await arrived.wait()

@@ -19,7 +19,6 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import calls
-import db
 import errors
 import logs
 from calls import Call, below_root, call_of
@@ -70,20 +69,18 @@ class Envelope:
         if scope.get("method") == "HEAD":
             send = _headers_of(send)
         started = time.perf_counter()
-        clock = db.start_clock()
         call = scope[calls.KEY] = _call(scope)
+        calls.current.set(call)
         added = [(b"x-request-id", call.request_id.encode())]
         if b"origin" not in call.headers:
             added.append((b"vary", b"Origin"))  # otherwise the CORS layer adds it
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                clock.is_running = False
                 call.status = message["status"]
                 own = message["headers"]
                 message["headers"] = [*own, *_lacking(own, call), *added, *call.limits.items()]
             elif message["type"] == "websocket.accept":
-                clock.is_running = False
                 call.status = HTTPStatus.SWITCHING_PROTOCOLS
             elif message["type"] == "websocket.close":
                 call.status = call.status or HTTPStatus.FORBIDDEN  # closed before it was accepted

@@ -1,4 +1,4 @@
-"""The pool of connections to the database, and the statements that are prepared on them."""
+"""The pool of connections to the database: whose turn it is, and what is prepared on them."""
 
 import asyncio
 import collections
@@ -17,13 +17,20 @@ import servers
 from settings import Settings
 
 Step = tuple[str, list[Any]]  # SQL text and its values
+User = str | None  # whose calls share what is there; None is the service itself
+Turn = asyncio.Future["Connection"]
 
 MAX_IDLE_SECONDS = 300.0  # a connection that was idle for longer is replaced
+CONNECT_SECONDS = 5.0
 RETRY_SECONDS = 0.2
 GROW_SECONDS = 10.0  # how long a database that allows no more connections is not asked again
 CLOSE_SECONDS = 5.0
+LARGE = 50  # rows; 500 tasks take the event loop some milliseconds
 _HARMLESS = {"22", "23", "40", "42"}
 """SQLSTATE classes that blame the statement or its values: the connection stays usable."""
+
+_DEAD = ("08", "57P")
+"""How the SQLSTATE begins with which a server ends a connection."""
 
 logger = logging.getLogger("todo.database")
 
@@ -34,6 +41,10 @@ class Refused(ConnectionError):
     def __init__(self, state: str | None) -> None:
         super().__init__(state)
         self.sqlstate = state
+
+
+class Lost(Refused):
+    """A connection died in use: whether a write that ran on it took effect is not known."""
 
 
 class Limits(NamedTuple):
@@ -85,7 +96,10 @@ class Connection:
 
 
 class Pool:
-    """A connection pool that lends each connection to one statement at a time.
+    """A connection pool that lends each connection to one statement at a time, and to all fairly.
+
+    A user's calls hold no more connections than are left to others, so at most half of them; who
+    waits is served in turn, user by user. The last of several is kept for the service itself.
 
     asyncpg's own pool spends more on lending a connection than on the statement (24 of 42 us), for
     features not needed here: resetting the session, a task that survives cancellation.
@@ -95,133 +109,153 @@ class Pool:
         self.is_pooled = settings.database_pooler
         self._url = url
         self._size = settings.database_pool_size
-        self._vacant = self._size
-        self._open = self._withheld = 0
+        self._open = 0
         self._answered = -math.inf  # when a connection was last heard of
-        self._told = -math.inf  # when it was logged that there may be no more
-        self._waiters: collections.deque[asyncio.Future[None]] = collections.deque()
+        self._full_until = -math.inf  # until when the database is not asked for more
         self._free: list[tuple[float, Connection]] = []  # most recently used last
+        self._held: dict[User, int] = {}
+        self._waiting: dict[User, collections.deque[Turn]] = {}  # the next user first
+        self._opening: set[asyncio.Task[None]] = set()
         self._closing: set[asyncio.Task[None]] = set()
+        self._large = asyncio.Lock()
         self._ping: asyncio.Task[list[asyncpg.Record]] | None = None
-        self._slow_turns = asyncio.Semaphore(max(1, self._size // 2))
 
     async def open(self, until: float) -> None:
         """Open a first connection, to find out early whether that is possible."""
         self._give(await self._connect(until))
 
-    async def fetch(self, steps: list[Step], limits: Limits) -> "list[asyncpg.Record]":
-        """Run statements on a connection. Those that may take long have at most half of them."""
-        if limits.begin == limits.end:
-            return await self._fetch(steps, limits)
-        async with asyncio.timeout_at(limits.begin):
-            await self._slow_turns.acquire()
+    async def fetch(self, steps: list[Step], limits: Limits, user: User) -> "list[asyncpg.Record]":
+        """Run statements on a connection. Raise `Lost` if it dies meanwhile."""
+        left(limits.begin)
+        connection, began = (
+            self._take(user) or await self._wait(user, limits.begin),
+            time.monotonic(),
+        )
         try:
-            return await self._fetch(steps, limits)
-        finally:
-            self._slow_turns.release()
-
-    async def _fetch(self, steps: list[Step], limits: Limits) -> "list[asyncpg.Record]":
-        connection, began = await self._borrow(limits.begin), time.monotonic()
-        try:
-            try:
-                records = await connection.run(steps, limits)
-            except BaseException as error:
-                if str(getattr(error, "sqlstate", None))[:2] in _HARMLESS:
-                    self._give(connection)
-                else:
-                    self._discard(connection)
-                    if self._answered < began and not isinstance(error, asyncio.CancelledError):
-                        self._discard_idle()  # no other has been heard of since
+            records = await connection.run(steps, limits)
+            if len(records) > LARGE:  # one at a time: what came meanwhile is served in between
+                await self._large.acquire()
+                asyncio.get_running_loop().call_soon(self._large.release)
+        except BaseException as error:
+            state = str(getattr(error, "sqlstate", None))
+            if state[:2] in _HARMLESS:
+                self._give(connection)
                 raise
+            has_died = connection.asyncpg.is_closed() or state.startswith(_DEAD)
+            self._discard(connection)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            if has_died or self._answered < began:  # no other has been heard of since
+                self._discard_idle()
+            if has_died:
+                raise Lost(state) from error
+            raise
+        else:
             self._give(connection)
-            return records
         finally:
-            self._leave()
+            self._leave(user)
+        return records
 
-    async def _borrow(self, until: float) -> Connection:
-        """Wait for a turn, and return a connection, a new one if none is idle."""
-        while True:
-            await self._enter(until)
-            try:
-                if connection := self._take() or await self._grow(until):
-                    return connection
-            except BaseException:
-                self._leave()
-                raise
-            self._withhold_turns()
+    def _spare(self) -> int:
+        """Return how many idle connections users may have: the last of several is not theirs."""
+        return len(self._free) - (self._open > 2)
 
-    async def _grow(self, until: float) -> Connection | None:
-        """Open a connection, or return None if the database allows no more than there are."""
-        while True:
-            try:
-                return await self._connect(until)
-            except asyncpg.InsufficientResourcesError as error:
-                if time.monotonic() > self._told + GROW_SECONDS:
-                    self._told = time.monotonic()
-                    words = "database: no more than %d connections, SQLSTATE %s"
-                    logger.warning(words, self._open, error.sqlstate)
-                if self._open:
-                    return None
-            await asyncio.sleep(RETRY_SECONDS)
+    def _take(self, user: User) -> Connection | None:
+        """Lend an idle connection to a user who holds fewer than there are idle."""
+        held = self._held.get(user, 0)
+        while self._free if user is None else held < self._spare():
+            since, connection = self._free.pop()
+            # A firewall may have dropped a connection that was idle for long.
+            is_fresh = time.monotonic() - since < MAX_IDLE_SECONDS
+            if is_fresh and not connection.asyncpg.is_closed():
+                self._held[user] = held + 1
+                return connection
+            self._discard(connection)
+        return None
 
-    def _withhold_turns(self) -> None:
-        """Let the connections that there are do, all of which are in use; ask again later."""
-        number, self._vacant = 1 + self._vacant, 0
-        self._withheld += number
-
-        def give_back() -> None:
-            self._withheld -= number
-            for _ in range(number):
-                self._leave()
-
-        asyncio.get_running_loop().call_later(GROW_SECONDS, give_back)
-
-    async def _enter(self, until: float) -> None:
-        """Wait for a turn, first come, first served. A semaphore and a timeout cost 10 us more."""
-        if self._vacant:
-            self._vacant -= 1
-            return
-        loop, seconds = asyncio.get_running_loop(), left(until)
-        turn = loop.create_future()
-        self._waiters.append(turn)
-        timer = loop.call_later(seconds, _miss, turn)
+    async def _wait(self, user: User, until: float) -> Connection:
+        """Wait for a turn. A semaphore and a timeout cost 10 us more."""
+        loop = asyncio.get_running_loop()
+        turn: Turn = loop.create_future()
+        self._waiting.setdefault(user, collections.deque()).append(turn)
+        self._grow()
+        timer = loop.call_later(until - time.monotonic(), _miss, turn)
         try:
-            await turn
+            return await turn
         except asyncio.CancelledError:
-            if not turn.cancelled() and turn.exception() is None:  # granted at the same moment
-                self._leave()
+            if not turn.cancelled() and turn.exception() is None:  # lent at the same moment
+                self._give(turn.result())
+                self._leave(user)
             raise
         finally:
             timer.cancel()
 
-    def _leave(self) -> None:
-        """Admit the next caller that is still waiting."""
-        while self._waiters:
-            turn = self._waiters.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._vacant += 1
+    def _leave(self, user: User) -> None:
+        self._held[user] -= 1
+        if not self._held[user]:
+            del self._held[user]
+        if self._waiting:
+            self._admit()
+
+    def _admit(self) -> None:
+        """Lend what is idle to those who wait: the service first, then users in turn."""
+        while self._lend(None) or (self._spare() > 0 and any(map(self._lend, [*self._waiting]))):
+            pass
+        self._grow()
+
+    def _lend(self, user: User) -> bool:
+        """Lend a connection to a user's first call, if possible; the user then comes last."""
+        turns = self._waiting.pop(user, None)
+        while turns and turns[0].done():  # nobody waits for it any more
+            turns.popleft()
+        if not turns:
+            return False
+        if connection := self._take(user):
+            turns.popleft().set_result(connection)
+        self._waiting[user] = turns
+        return connection is not None
+
+    def _grow(self) -> None:
+        """Open a connection in the background, if calls wait and there may be one more."""
+        may_grow = self._open + len(self._opening) < self._size
+        if self._waiting and may_grow and time.monotonic() >= self._full_until:
+            opening = asyncio.create_task(self._add())
+            self._opening.add(opening)
+            opening.add_done_callback(self._opening.discard)
+
+    async def _add(self) -> None:
+        try:
+            self._give(await self._connect(time.monotonic() + CONNECT_SECONDS))
+        except Exception as error:  # noqa: BLE001  (those who wait raise it)
+            self._do_without(error)
+        self._admit()
+
+    def _do_without(self, error: Exception) -> None:
+        """Let the connections that there are do; fail if there are none, and none are in use."""
+        if not self._open and not isinstance(error, asyncpg.InsufficientResourcesError):
+            turns = [turn for line in self._waiting.values() for turn in line if not turn.done()]
+            self._waiting.clear()
+            for turn in turns:
+                turn.set_exception(error)
+            return
+        now = time.monotonic()
+        if now >= self._full_until:
+            state = getattr(error, "sqlstate", None)
+            logger.warning("database: no more than %d connections, SQLSTATE %s", self._open, state)
+        self._full_until = now + (GROW_SECONDS if self._open else RETRY_SECONDS)
+        if not self._open:
+            asyncio.get_running_loop().call_later(RETRY_SECONDS, self._grow)
 
     def ping(self, until: float) -> "asyncio.Task[list[asyncpg.Record]]":
         """Return the ping in progress, or start one."""
         if self._ping is None or self._ping.done():
-            self._ping = asyncio.create_task(self.fetch([("SELECT 1", [])], Limits(until, until)))
+            ping = self.fetch([("SELECT 1", [])], Limits(until, until), None)
+            self._ping = asyncio.create_task(ping)
         return self._ping
 
     def _give(self, connection: Connection) -> None:
         self._answered = time.monotonic()
         self._free.append((self._answered, connection))
-
-    def _take(self) -> Connection | None:
-        while self._free:
-            since, connection = self._free.pop()
-            # A firewall may have dropped a connection that was idle for long.
-            is_fresh = time.monotonic() - since < MAX_IDLE_SECONDS
-            if is_fresh and not connection.asyncpg.is_closed():
-                return connection
-            self._discard(connection)
-        return None
 
     async def _connect(self, until: float) -> Connection:
         try:
@@ -246,9 +280,16 @@ class Pool:
     def _discard(self, connection: Connection) -> None:
         """Close a connection in an unknown state in the background, cancelling its statement."""
         self._open -= 1
+        if not self._open:
+            self._full_until = -math.inf
         closing = asyncio.create_task(_close(connection.asyncpg))
         self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)
+        closing.add_done_callback(self._closed)
+
+    def _closed(self, closing: asyncio.Task[None]) -> None:
+        self._closing.discard(closing)
+        self._full_until = -math.inf  # there is room for another
+        self._grow()
 
     def _discard_idle(self) -> None:
         """Close the idle connections: they may have died with the one that has."""
@@ -258,8 +299,9 @@ class Pool:
 
     async def close(self) -> None:
         """Wait until no connection is in use, then close all of them."""
-        for _ in range(self._size - self._withheld):
-            await self._enter(math.inf)
+        self._size = 0
+        while self._held or self._opening:  # noqa: ASYNC110  (nothing else needs an event for it)
+            await asyncio.sleep(RETRY_SECONDS)
         self._discard_idle()
         await asyncio.gather(*self._closing)
 
@@ -281,7 +323,7 @@ async def _is_pooled(connection: asyncpg.Connection, until: float) -> bool:
     return bool(process != connection.get_server_pid())
 
 
-def _miss(turn: "asyncio.Future[None]") -> None:
+def _miss(turn: Turn) -> None:
     if not turn.done():
         turn.set_exception(TimeoutError())
 

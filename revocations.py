@@ -6,9 +6,11 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator
+from contextvars import Context
 from datetime import timedelta
 
 import account_queries
+import db
 from errors import Problem
 from security import USER_KEY, Claims
 from settings import Settings
@@ -90,8 +92,13 @@ class Revocations:
     async def _wake(self) -> None:
         """Read what was revoked during a pause, once for all who wait. Raise `Problem` 503."""
         if self._waking is None or self._waking.done():
-            self._waking = asyncio.create_task(self._start())
-        await asyncio.shield(self._waking)
+            self._waking = asyncio.create_task(self._start(), context=Context())
+        with db.Waiting() as limits:
+            try:
+                async with asyncio.timeout_at(limits.end):
+                    await asyncio.shield(self._waking)
+            except TimeoutError as error:
+                raise Problem("unavailable") from error
 
     async def _start(self) -> None:
         await self.load()

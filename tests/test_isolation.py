@@ -260,6 +260,20 @@ def assert_owned(node: dict[str, Any], owner: str | None, sql: str) -> None:
         assert re.search(bound, conditions), f"{conditions}: {sql}"
 
 
+async def test_a_statement_that_may_be_repeated_writes_nothing(
+    backdoor: "asyncpg.Connection[asyncpg.Record]",
+) -> None:
+    for name, statement in statements():
+        prepared = await backdoor.prepare(statement.sql)
+        try:
+            async with backdoor.transaction(readonly=True):
+                await prepared.fetch(*[None] * len(statement.names))
+        except asyncpg.ReadOnlySQLTransactionError:
+            assert not statement.is_read, name
+        else:
+            assert statement.is_read, name
+
+
 async def test_an_account_belongs_to_the_user_that_it_is_made_for(
     backdoor: "asyncpg.Connection[asyncpg.Record]",
 ) -> None:

@@ -4,20 +4,24 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import asyncpg
+import httpx
 import pytest
+from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 
+import calls
 import db
 import pool
 import queries
 from errors import Problem
 from middleware import Envelope
-from pool import Pool
+from revocations import Revocations
 from routes import health
 from settings import Settings
-from tests.conftest import WAITING, Person, until_waiting
+from tests.conftest import WAITING, Person, one_connection, token, until_waiting
 from tests.test_tasks import create
 
 SIZE = 10
@@ -106,13 +110,60 @@ async def test_the_statements_of_a_call_share_one_deadline(
     monkeypatch.setattr(db, "DEADLINE_SECONDS", 0.5)
     slow = db.Statement[dict[str, str]]("SELECT pg_sleep(0.3)")
 
-    clock = db.start_clock()
+    call = calls.Call("", {}, "")
+    calls.current.set(call)
     await slow.all()
     with pytest.raises(Problem):
         await asyncio.create_task(slow.all())
-    clock.is_running = False  # the answer has begun
+    call.status = 200  # the answer has begun
     await slow.all()
     await asyncio.create_task(slow.all())
+
+
+@pytest.mark.usefixtures("ada")
+async def test_a_statement_that_may_take_long_leaves_its_call_time_for_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(db, "DEADLINE_SECONDS", 0.3)
+    slow = db.Statement[dict[str, str]]("SELECT pg_sleep(0.6)", deadline=0.9)
+    quick = db.Statement[dict[str, str]]("SELECT pg_sleep(0.1)")
+
+    calls.current.set(calls.Call("", {}, ""))
+    await slow.all()
+    await quick.all()
+    with pytest.raises(Problem):
+        await slow.all()
+
+
+async def test_whoever_waits_for_the_first_revocations_has_no_more_time_than_others(
+    app: FastAPI, database: db.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db, "DEADLINE_SECONDS", 1.0)
+    slow = db.Statement[dict[str, str]]("SELECT pg_sleep(0.7)")
+    revocations = Revocations(app.state.settings)  # nobody has called it yet
+    claims = app.state.verifier.claims(token(sub="ada"))
+
+    async def serve() -> None:
+        calls.current.set(calls.Call("", {}, ""))
+        await revocations.check(claims)
+        await slow.all()
+
+    async def answers() -> list[BaseException | None]:
+        return [*await asyncio.gather(serve(), serve(), return_exceptions=True)]
+
+    blocker = await asyncpg.connect(database.url)
+    async with revocations.kept_up():
+        async with blocker.transaction():
+            await blocker.execute("LOCK TABLE revocations")
+            served = asyncio.create_task(answers())
+            await asyncio.sleep(0.6)
+        assert [type(answer) for answer in await served] == [Problem, Problem]
+
+    revocations = Revocations(app.state.settings)
+    async with blocker.transaction(), revocations.kept_up(), asyncio.timeout(2):
+        await blocker.execute("LOCK TABLE revocations")
+        assert [type(answer) for answer in await answers()] == [Problem, Problem]
+    await blocker.close()
 
 
 @pytest.mark.parametrize("begun", ["http.response.start", "websocket.accept", None])
@@ -191,8 +242,10 @@ async def test_there_are_as_many_connections_as_the_setting_says(
     configured: Settings, database: db.Database
 ) -> None:
     async with db.connect(configured.model_copy(update={"database_pool_size": 2}), database.url):
-        find = db.Statement[dict[str, str]]("SELECT pg_backend_pid() AS pid FROM pg_sleep(0.05)")
-        found = await asyncio.gather(*(find.all() for _ in range(6)))
+        find = db.Statement[dict[str, str]](
+            "SELECT pg_backend_pid() AS pid FROM pg_sleep(0.05) WHERE :owner <> ''"
+        )
+        found = await asyncio.gather(*(find.all(owner=str(number)) for number in range(6)))
 
     assert len({row["pid"] for rows in found for row in rows}) == 2
 
@@ -217,7 +270,8 @@ async def test_a_connection_that_was_silent_for_long_is_replaced(
 ) -> None:
     await create(ada)
     before = await connections(database)
-    monkeypatch.setattr(pool, "MAX_IDLE_SECONDS", 0)
+    monkeypatch.setattr(pool, "MAX_IDLE_SECONDS", 0.1)
+    await asyncio.sleep(0.2)
 
     await create(ada)
 
@@ -236,6 +290,48 @@ async def test_a_connection_that_the_server_closed_is_replaced(
     await asyncio.sleep(0.2)
 
     assert (await ada.get(f"/api/tasks/{task['id']}")).json() == task
+
+
+async def test_a_read_whose_connection_dies_is_read_again_but_no_write_is_repeated(
+    ada: Person, database: db.Database
+) -> None:
+    task = await create(ada)
+    await asyncio.gather(*(ada.get("/api/tasks") for _ in range(SIZE)))  # some are idle
+    blocker = await asyncpg.connect(database.url)
+    transaction = blocker.transaction()
+    await transaction.start()
+    await blocker.execute("LOCK TABLE tasks")
+    read = asyncio.create_task(ada.get(f"/api/tasks/{task['id']}"))
+    write = asyncio.create_task(ada.post("/api/tasks", json={"title": "x"}))
+    await until_waiting(blocker, 2)
+
+    await blocker.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    )
+    assert (await write).status_code == 503
+    await transaction.rollback()
+    await blocker.close()
+
+    assert (await read).json() == task
+    assert (await ada.get("/api/tasks")).json() == [task]
+
+
+async def test_a_read_is_tried_three_times_at_most(ada: Person, database: db.Database) -> None:
+    blocker = await asyncpg.connect(database.url)
+    async with blocker.transaction():
+        await blocker.execute("LOCK TABLE tasks")
+        read = asyncio.create_task(ada.get("/api/tasks"))
+        for _ in range(db.ATTEMPTS):
+            await until_waiting(blocker, 1)
+            await blocker.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted"
+            )
+            while await blocker.fetchval(WAITING):
+                await asyncio.sleep(0.005)
+
+        assert (await read).status_code == 503
+    await blocker.close()
 
 
 async def test_a_connection_that_lost_its_statements_is_replaced(ada: Person) -> None:
@@ -284,26 +380,102 @@ async def test_many_who_ask_whether_it_is_ready_watch_one_attempt(
     assert len(attempts) == 1
 
 
-async def test_many_bulk_changes_leave_connections_to_others(
-    ada: Person, bob: Person, ada_id: str, database: db.Database
-) -> None:
-    await create(ada)
+@contextlib.asynccontextmanager
+async def held_up(
+    database: db.Database, *user_ids: str
+) -> AsyncIterator["asyncpg.Connection[Any]"]:
+    """Let writes of users wait until the block ends."""
     blocker = await asyncpg.connect(database.url)
-    transaction = blocker.transaction()
-    await transaction.start()
-    await blocker.execute("SELECT FROM users WHERE id = $1 FOR NO KEY UPDATE", ada_id)
-    calls = [asyncio.create_task(ada.delete("/api/tasks?status=all")) for _ in range(SIZE + 2)]
-    async with asyncio.timeout(5):
-        await until_waiting(blocker, SIZE // 2)
-
-    others = await asyncio.gather(*(bob.get("/api/tasks") for _ in range(SIZE)))
-    waiting = await blocker.fetchval(WAITING)
-    await transaction.commit()
+    async with blocker.transaction():
+        await blocker.execute("SELECT FROM users WHERE id = ANY ($1) FOR UPDATE", user_ids)
+        yield blocker
     await blocker.close()
 
-    assert {answer.status_code for answer in others} == {200}
-    assert waiting == SIZE // 2
-    assert {answer.status_code for answer in await asyncio.gather(*calls)} == {200}
+
+def toggles(person: Person, task: dict[str, Any]) -> list[asyncio.Task[httpx.Response]]:
+    """Write more often at once than there are connections."""
+    path = f"/api/tasks/{task['id']}/complete"
+    return [asyncio.create_task(person.patch(path)) for _ in range(2 * SIZE)]
+
+
+async def test_a_user_who_waits_holds_half_of_the_connections_and_nobody_else_waits(
+    ada: Person, bob: Person, ada_id: str, database: db.Database
+) -> None:
+    task = await create(ada)
+    async with held_up(database, ada_id) as blocker, asyncio.timeout(4):
+        writes = toggles(ada, task)
+        await until_waiting(blocker, SIZE // 2)
+        answers = await asyncio.gather(*(bob.get("/api/tasks") for _ in range(2 * SIZE)))
+        assert await blocker.fetchval(WAITING) == SIZE // 2
+
+    assert {answer.status_code for answer in answers} == {200}
+    assert {answer.status_code for answer in await asyncio.gather(*writes)} == {200}
+
+
+async def test_however_many_users_wait_the_service_does_not(
+    app: FastAPI, connect: Callable[[str | None], Person], database: db.Database
+) -> None:
+    names = [f"waiting-{number}" for number in range(SIZE)]
+    people = [connect(token(sub=name)) for name in names]
+    tasks = [await create(person) for person in people]
+    async with held_up(database, *names) as blocker, asyncio.timeout(4):
+        writes = [toggles(person, task) for person, task in zip(people, tasks, strict=True)]
+        await until_waiting(blocker, SIZE - 1)
+
+        assert (await people[0].get("/health/ready")).status_code == 200
+        await app.state.revocations.load()
+        assert await blocker.fetchval(WAITING) == SIZE - 1
+
+    for each in writes:
+        assert {answer.status_code for answer in await asyncio.gather(*each)} == {200}
+
+
+async def test_who_waits_is_served_in_turn_user_by_user(
+    configured: Settings, database: db.Database
+) -> None:
+    wait = db.Statement[dict[str, str]]("SELECT pg_sleep(0.05) WHERE :owner <> ''")
+    served: list[str] = []
+
+    async def run(owner: str) -> None:
+        await wait.all(owner=owner)
+        served.append(owner)
+
+    async with (
+        db.connect(configured.model_copy(update={"database_pool_size": 1}), database.url),
+        asyncio.TaskGroup() as calls,
+    ):
+        for owner in ("ada",) * 6 + ("bob",) * 3 + ("eve",):
+            calls.create_task(run(owner))
+
+    assert "".join(name[0] for name in served) == "aabeababaa"
+
+
+async def test_large_results_are_handled_one_at_a_time(app: FastAPI) -> None:
+    assert app
+    large = db.Statement[dict[str, int]](
+        f"SELECT generate_series(1, {pool.LARGE} + 1) WHERE :owner <> ''"
+    )
+    await asyncio.gather(*(large.all(owner=str(number)) for number in range(SIZE // 2)))
+    turns, ended = 0, []
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def run(owner: str) -> None:
+        await large.all(owner=owner)
+        ended.append(turns)
+
+    calls = [asyncio.create_task(run(str(number))) for number in range(SIZE // 2)]
+    await asyncio.sleep(0)
+    time.sleep(0.3)  # now all of them are there
+    counting = asyncio.create_task(count())
+    await asyncio.gather(*calls)
+    counting.cancel()
+
+    assert len({*ended}) == len(calls)
 
 
 async def test_bulk_changes_of_one_user_do_not_deadlock(
@@ -343,44 +515,35 @@ async def test_making_one_tag_in_two_ways_does_not_deadlock(
     assert "40P01" not in log_lines()
 
 
-async def test_a_turn_that_nobody_takes_any_more_is_passed_on(configured: Settings) -> None:
-    pool = Pool("", configured.model_copy(update={"database_pool_size": 1}))
-    soon = time.monotonic() + 1
-    await pool._enter(soon)  # noqa: SLF001
+async def test_a_turn_that_nobody_takes_any_more_is_passed_on(
+    configured: Settings, database: db.Database
+) -> None:
+    wait = db.Statement[dict[str, str]]("SELECT pg_sleep(0.4) WHERE :owner <> ''")
 
-    waiting = [asyncio.create_task(pool._enter(soon)) for _ in range(2)]  # noqa: SLF001
-    await asyncio.sleep(0)
-    waiting[0].cancel()  # while it waits
-    await asyncio.sleep(0)
-    pool._leave()  # noqa: SLF001
-    waiting[1].cancel()  # when its turn has just come
-    results = await asyncio.gather(*waiting, return_exceptions=True)
+    async def run_second() -> None:
+        await asyncio.sleep(0.1)
+        await wait.all(owner="ada")
 
-    assert [type(result) for result in results] == [asyncio.CancelledError] * 2
-    await asyncio.wait_for(pool._enter(soon), 0.1)  # noqa: SLF001
+    async with one_connection(configured, database):
+        waiting = [asyncio.create_task(run_second()) for _ in range(2)]
+        asyncio.get_running_loop().call_later(0.2, waiting[0].cancel)  # while it waits
+        await wait.all(owner="ada")
+        waiting[1].cancel()  # when its turn has just come
+        results = await asyncio.gather(*waiting, return_exceptions=True)
 
-
-async def test_a_turn_that_comes_with_the_deadline_is_taken(configured: Settings) -> None:
-    pool = Pool("", configured.model_copy(update={"database_pool_size": 1}))
-    soon = time.monotonic() + 1
-    await pool._enter(soon)  # noqa: SLF001
-
-    waiting = asyncio.create_task(pool._enter(time.monotonic() + 0.01))  # noqa: SLF001
-    await asyncio.sleep(0)
-    asyncio.get_running_loop().call_soon(pool._leave)  # noqa: SLF001
-    time.sleep(0.02)
-    await waiting
-
-    with pytest.raises(TimeoutError):
-        await pool._enter(time.monotonic() + 0.01)  # noqa: SLF001
+        assert [type(result) for result in results] == [asyncio.CancelledError] * 2
+        async with asyncio.timeout(1):
+            await wait.all(owner="bob")
 
 
-async def test_who_comes_too_late_takes_no_turn(configured: Settings) -> None:
-    pool = Pool("", configured.model_copy(update={"database_pool_size": 1}))
-    await pool._enter(time.monotonic() + 1)  # noqa: SLF001
-
-    with pytest.raises(TimeoutError):
-        await pool._enter(time.monotonic() - 1)  # noqa: SLF001
-    pool._leave()  # noqa: SLF001
-
-    await pool._enter(time.monotonic() + 0.1)  # noqa: SLF001
+async def test_who_comes_too_late_takes_no_turn(
+    configured: Settings, database: db.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = db.Statement[dict[str, int]]("SELECT pg_backend_pid() AS pid")
+    async with one_connection(configured, database):
+        before = await find.one()
+        monkeypatch.setattr(db, "DEADLINE_SECONDS", -1)
+        with pytest.raises(Problem):
+            await find.one()
+        monkeypatch.undo()
+        assert await find.one() == before

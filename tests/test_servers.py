@@ -22,9 +22,10 @@ import db
 import errors
 import main
 import pool
+import queries
 import servers
 from settings import Settings
-from tests.conftest import token
+from tests.conftest import WAITING, token, until_waiting
 from tests.test_key_set import tls as tls  # noqa: PLC0414  (a fixture)
 from tests.test_service import HEADERS, service
 
@@ -171,13 +172,31 @@ async def test_calls_share_the_connections_that_the_database_allows(
     await other.close()
 
 
+async def test_a_user_holds_half_of_the_connections_that_the_database_allows(
+    configured: Settings, database: db.Database, little: str
+) -> None:
+    count = db.Statement[dict[str, int]]("SELECT count(*) FROM users WHERE id = :owner")
+    other = await asyncpg.connect(database.url)
+    async with db.connect(configured.model_copy(update={"migrate_on_start": False}), little):
+        async with other.transaction(), asyncio.timeout(4):
+            await other.execute("LOCK TABLE tasks")
+            held = [
+                asyncio.create_task(queries.GET_TASK.all(owner="ada", task_id=1)) for _ in range(20)
+            ]
+            await until_waiting(other, 2)
+            await asyncio.gather(*(count.one(owner="bob") for _ in range(20)))
+            assert await other.fetchval(WAITING) == 2
+        await asyncio.gather(*held)
+    await other.close()
+
+
 async def test_a_database_that_allows_no_connection_is_asked_again(
     configured: Settings, database: db.Database, little: str
 ) -> None:
     other = await asyncpg.connect(database.url)
     await other.execute("ALTER ROLE little CONNECTION LIMIT 0")
     mine, until = pool.Pool(little, configured), time.monotonic() + 5
-    call = asyncio.create_task(mine.fetch([("SELECT 1", [])], pool.Limits(until, until)))
+    call = asyncio.create_task(mine.fetch([("SELECT 1", [])], pool.Limits(until, until), None))
     await asyncio.sleep(0.3)
     await other.execute("ALTER ROLE little CONNECTION LIMIT 4")
 
