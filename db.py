@@ -56,12 +56,12 @@ class Waiting:
         self._seconds = seconds or DEADLINE_SECONDS
 
     def __enter__(self) -> Limits:
-        self._began = began = time.monotonic()
+        self._began, begin, end = time.monotonic(), DEADLINE_SECONDS, self._seconds
         if call := self._call:
-            call.patience = self._seconds = max(call.patience, self._seconds)
             self._began -= call.waited
-        end = self._began + self._seconds
-        return Limits(min(began + DEADLINE_SECONDS, end), end)
+            begin, call.patience = max(begin, call.patience), max(end, call.patience)
+            end = call.patience
+        return Limits(self._began + begin, self._began + end)
 
     def __exit__(self, *_: object) -> None:
         if self._call:

@@ -68,13 +68,16 @@ class Connection:
     async def fetch(self, sql: str, values: list[Any], until: float) -> "list[asyncpg.Record]":
         """Run a statement until a moment of the monotonic clock, and return its rows."""
         if self._is_pooled:  # what is prepared would not survive the transaction
-            return await self.asyncpg.fetch(sql, *values, timeout=left(until))
+            async with asyncio.timeout_at(until):
+                return await self.asyncpg.fetch(sql, *values)
         prepared = self._prepared.get(sql)
         if prepared is None:
             # A name that no other client has. If this is a transaction pooler after all, one of
             # asyncpg's names might stand for another client's statement, and our SELECT delete.
             name = f"todo_{uuid.uuid4().hex}"
-            prepared = await self.asyncpg.prepare(sql, name=name, timeout=left(until))
+            # asyncpg also asks what types there are; its own timeout is for each of its questions.
+            async with asyncio.timeout_at(until):
+                prepared = await self.asyncpg.prepare(sql, name=name)
             self._prepared[sql] = prepared
         return await prepared.fetch(*values, timeout=left(until))
 

@@ -9,7 +9,7 @@ import ssl
 import subprocess
 import sysconfig
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -49,14 +49,18 @@ def at(url: str, **parts: str) -> str:
 
 @contextlib.asynccontextmanager
 async def forwarder(
-    port: int, database: db.Database, tls: ssl.SSLContext | None = None
+    port: int,
+    database: db.Database,
+    tls: ssl.SSLContext | None = None,
+    delays: Sequence[float] = (),
 ) -> AsyncIterator[str]:
-    """Let the tests' database be reached on a port."""
+    """Let the tests' database be reached on a port; what is passed on takes the last delay."""
     (folder,) = parse_qs(urlsplit(database.url).query)["host"]
 
     async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65_536):
+                await asyncio.sleep(delays[-1] if delays else 0)
                 writer.write(data)
                 await writer.drain()
         writer.close()
@@ -170,6 +174,22 @@ async def test_calls_share_the_connections_that_the_database_allows(
         assert await statuses() == {201}
         assert await connections() > 4
     await other.close()
+
+
+@pytest.mark.parametrize("pooler", [True, False])
+async def test_a_network_that_delays_each_answer_makes_no_call_wait_longer(
+    configured: Settings, database: db.Database, pooler: bool
+) -> None:
+    delays = [0.0]
+    async with forwarder(free_port(), database, delays=delays) as url:
+        mine = pool.Pool(url, configured.model_copy(update={"database_pooler": pooler}))
+        await mine.open(time.monotonic() + 5)
+        delays.append(0.15)
+        until = time.monotonic() + 0.5
+        with pytest.raises(TimeoutError):
+            await mine.fetch([("SELECT $1::bigint[]", [[1]])], pool.Limits(until, until), "ada")
+        assert time.monotonic() < until + 0.2
+        await mine.close()
 
 
 async def test_a_user_holds_half_of_the_connections_that_the_database_allows(
