@@ -303,7 +303,8 @@ async def test_a_read_whose_connection_dies_is_read_again_but_no_write_is_repeat
     await blocker.execute("LOCK TABLE tasks")
     read = asyncio.create_task(ada.get(f"/api/tasks/{task['id']}"))
     write = asyncio.create_task(ada.post("/api/tasks", json={"title": "x"}))
-    await until_waiting(blocker, 2)
+    async with asyncio.timeout(4):
+        await until_waiting(blocker, 2)
 
     await blocker.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -319,7 +320,7 @@ async def test_a_read_whose_connection_dies_is_read_again_but_no_write_is_repeat
 
 async def test_a_read_is_tried_three_times_at_most(ada: Person, database: db.Database) -> None:
     blocker = await asyncpg.connect(database.url)
-    async with blocker.transaction():
+    async with blocker.transaction(), asyncio.timeout(4):
         await blocker.execute("LOCK TABLE tasks")
         read = asyncio.create_task(ada.get("/api/tasks"))
         for _ in range(db.ATTEMPTS):
