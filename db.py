@@ -17,7 +17,7 @@ import calls
 import errors
 import servers
 import tables
-from pool import Limits, Lost, Pool, Step, User
+from pool import Limits, Lost, Pool, Refused, Step, User
 from settings import PROJECT, Settings
 
 Row = TypeVar("Row")
@@ -120,11 +120,10 @@ class Statement(Generic[Row]):
                 if isinstance(verdict, errors.DatabaseError):
                     raise verdict from None  # `errors` logs it, with its traceback
                 state = getattr(error, "sqlstate", None)
-                logger.warning("database: %s, SQLSTATE %s", type(error).__name__, state)
-                is_safe = isinstance(verdict, errors.TryAgain) or (
-                    self.is_read and isinstance(error, Lost)
-                )
-                if not is_safe:
+                name = type(error.__cause__ or error).__name__
+                logger.warning("database: %s, SQLSTATE %s", name, state)
+                is_safe = isinstance(error, Lost if self.is_read else Refused)
+                if not (is_safe or isinstance(verdict, errors.TryAgain)):
                     raise verdict from error
         raise errors.Problem("unavailable")
 

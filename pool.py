@@ -35,16 +35,17 @@ _DEAD = ("08", "57P")
 logger = logging.getLogger("todo.database")
 
 
-class Refused(ConnectionError):
-    """The server refuses a connection, for whatever reason."""
-
-    def __init__(self, state: str | None) -> None:
-        super().__init__(state)
-        self.sqlstate = state
-
-
-class Lost(Refused):
+class Lost(ConnectionError):
     """A connection died in use: whether a write that ran on it took effect is not known."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(type(cause).__name__)
+        self.__cause__ = cause
+        self.sqlstate = getattr(cause, "sqlstate", None)
+
+
+class Refused(Lost):
+    """No connection could be opened, for whatever reason: nothing has run."""
 
 
 class Limits(NamedTuple):
@@ -115,6 +116,7 @@ class Pool:
         self._open = 0
         self._answered = -math.inf  # when a connection was last heard of
         self._full_until = -math.inf  # until when the database is not asked for more
+        self._told = -math.inf  # when it was logged that there may be no more
         self._free: list[tuple[float, Connection]] = []  # most recently used last
         self._held: dict[User, int] = {}
         self._waiting: dict[User, collections.deque[Turn]] = {}  # the next user first
@@ -151,7 +153,7 @@ class Pool:
             if has_died or self._answered < began:  # no other has been heard of since
                 self._discard_idle()
             if has_died:
-                raise Lost(state) from error
+                raise Lost(error) from error
             raise
         else:
             self._give(connection)
@@ -234,20 +236,21 @@ class Pool:
         self._admit()
 
     def _do_without(self, error: Exception) -> None:
-        """Let the connections that there are do; fail if there are none, and none are in use."""
-        if not self._open and not isinstance(error, asyncpg.InsufficientResourcesError):
+        """Let the connections that there are do. If there are none, those who wait fail."""
+        now = time.monotonic()
+        if self._open or isinstance(error, asyncpg.InsufficientResourcesError):
+            if now > self._told + GROW_SECONDS:
+                self._told, state = now, getattr(error, "sqlstate", None)
+                words = "database: no more than %d connections, SQLSTATE %s"
+                logger.warning(words, self._open, state)
+            seconds = GROW_SECONDS if self._open else RETRY_SECONDS
+            self._full_until = now + seconds
+            asyncio.get_running_loop().call_later(seconds, self._grow)
+        elif len(self._opening) == 1:  # no other attempt is in progress
             turns = [turn for line in self._waiting.values() for turn in line if not turn.done()]
             self._waiting.clear()
             for turn in turns:
-                turn.set_exception(error)
-            return
-        now = time.monotonic()
-        if now >= self._full_until:
-            state = getattr(error, "sqlstate", None)
-            logger.warning("database: no more than %d connections, SQLSTATE %s", self._open, state)
-        self._full_until = now + (GROW_SECONDS if self._open else RETRY_SECONDS)
-        if not self._open:
-            asyncio.get_running_loop().call_later(RETRY_SECONDS, self._grow)
+                turn.set_exception(Refused(error))
 
     def ping(self, until: float) -> "asyncio.Task[list[asyncpg.Record]]":
         """Return the ping in progress, or start one."""
@@ -261,12 +264,7 @@ class Pool:
         self._free.append((self._answered, connection))
 
     async def _connect(self, until: float) -> Connection:
-        try:
-            opened = await servers.connect(self._url, left(until))
-        except asyncpg.InsufficientResourcesError:
-            raise
-        except asyncpg.PostgresError as error:
-            raise Refused(error.sqlstate) from error
+        opened = await servers.connect(self._url, left(until))
         try:
             if self.is_pooled is None:
                 self.is_pooled = await _is_pooled(opened, until)
