@@ -1,17 +1,23 @@
 """What comes over a real connection: trailers, and clients that vanish."""
 
+import asyncio
 import contextlib
 import json
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
+import uvicorn
+from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
+from uvicorn.server import ServerState
 
 import db
 import errors
@@ -20,7 +26,7 @@ from passwords import THREADS
 from tests.conftest import token
 from tests.contract import PASSWORD
 from tests.test_auth import slow_account
-from tests.test_service import UVICORN, Service, service
+from tests.test_service import UVICORN, service
 
 BEARER = f"Authorization: Bearer {token(sub='ada')}\r\n".encode()
 CHUNKED = (
@@ -28,45 +34,46 @@ CHUNKED = (
     b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
 )
 BODY = b'5\r\n{"tit\r\n8\r\nle":"x"}\r\n0\r\n'
-REQUEST = '"event":"request"'
 TRAILERS = BEARER + b"X-Forwarded-For: 192.0.2.1\r\nX-Request-ID: canary\r\n\r\n"
 
-
-def connected(running: Service) -> socket.socket:
-    """Open a connection to a service."""
-    parts = urlsplit(running.url)
-    connection = socket.create_connection((parts.hostname, parts.port), timeout=30)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return connection
+Open = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 
 
-@pytest.fixture(scope="module", params=["httptools", "h11"])
-def parsing(
-    request: pytest.FixtureRequest, database: db.Database, project: Path
-) -> Iterator[Service]:
-    """Run the service with each of uvicorn's parsers."""
-    with service(project, "--http", request.param, DATABASE_URL=database.url) as running:
-        yield running
+@pytest.fixture(params=["httptools", "h11"])
+async def open_connection(request: pytest.FixtureRequest, app: FastAPI) -> AsyncIterator[Open]:
+    """Serve the app with each of uvicorn's parsers."""
+    config = uvicorn.Config(app, http=request.param, lifespan="off", log_config=None)
+    config.load()
+    made: dict[str, Any] = {"config": config, "server_state": ServerState(), "app_state": {}}
+    server = await asyncio.get_running_loop().create_server(
+        lambda: config.http_protocol_class(**made), "127.0.0.1", 0
+    )
+    async with server:
+        yield partial(asyncio.open_connection, *server.sockets[0].getsockname())
 
 
 @pytest.mark.parametrize("pause", [0, 0.1])
 @pytest.mark.parametrize(("headers", "status"), [(b"", b"401"), (BEARER, b"201")])
-def test_what_follows_a_body_is_no_header(
-    parsing: Service, headers: bytes, status: bytes, pause: float
+async def test_what_follows_a_body_is_no_header(
+    open_connection: Open,
+    log_lines: Callable[[], str],
+    headers: bytes,
+    status: bytes,
+    pause: float,
 ) -> None:
     parts = [CHUNKED + headers + b"\r\n", BODY, TRAILERS]
-    before = parsing.printed()
 
-    with connected(parsing) as connection:
-        for part in parts if pause else [b"".join(parts)]:
-            time.sleep(pause)
-            connection.sendall(part)
-        answer = connection.recv(65536)
+    reader, writer = await open_connection()
+    for part in parts if pause else [b"".join(parts)]:
+        await asyncio.sleep(pause)
+        writer.write(part)
+    answer = await reader.readuntil(b"\r\n\r\n")
+    await asyncio.sleep(0.05)  # until the line is written
+    writer.close()
 
     assert answer.split()[1] == status
     assert b"canary" not in answer
-    parsing.wait_until_printed(REQUEST, before.count(REQUEST) + 1)
-    lines = [json.loads(line) for line in parsing.printed()[len(before) :].splitlines()]
+    lines = [json.loads(line) for line in log_lines().splitlines() if '"client"' in line]
     assert {line["client"] for line in lines} == {"127.0.0.1"}
 
 
@@ -103,9 +110,10 @@ def test_who_vanishes_leaves_no_traceback(
     with service(project, *options, command=command, DATABASE_URL=database.url) as running:
         for number in range(20):
             running.create(f"{number} ".ljust(200, "x"))
+        address = ("127.0.0.1", urlsplit(running.url).port)
         for sent in CASES.values():
             for pause in (0, 0.003, 0.02) * 3:
-                with connected(running) as connection:
+                with socket.create_connection(address) as connection:
                     connection.sendall(sent)
                     time.sleep(pause)
                     # Closed like this, it is reset.
@@ -125,22 +133,29 @@ def login(email: str) -> bytes:
     return head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
-async def test_nothing_is_hashed_for_who_vanished(database: db.Database, project: Path) -> None:
-    settings = {"DATABASE_URL": database.url, "AUTH_RATE_LIMIT": ""}
-    with service(project, **settings) as running, contextlib.ExitStack() as open_connections:
-        slow = await slow_account(database)
-        stay = [open_connections.enter_context(connected(running)) for _ in range(2 * THREADS)]
-        for connection in stay:
-            connection.sendall(login(slow))
-        time.sleep(0.1)  # they have their turns
-        for number in range(10):
-            with connected(running) as connection:
-                connection.sendall(login(f"gone{number}@example.com"))
-                time.sleep(0.005)
-        assert {connection.recv(65536).split()[1] for connection in stay} == {b"401"}
-        running.wait_until_printed('"route":"/api/v1/auth/login"', len(stay) + 10)
+async def test_nothing_is_hashed_for_who_vanished(
+    open_connection: Open, database: db.Database, log_lines: Callable[[], str]
+) -> None:
+    slow = login(await slow_account(database))
+    stay = [await open_connection() for _ in range(2 * THREADS)]
+    for _, writer in stay:
+        writer.write(slow)
+    await asyncio.sleep(0.05)  # they have their turns
+    for number in range(10):
+        _, writer = await open_connection()
+        writer.write(login(f"gone{number}@example.com"))
+        await asyncio.sleep(0.005)
+        writer.transport.abort()
 
-    assert running.printed().count('"sign_in_refused"') == len(stay)
+    for reader, writer in stay:
+        assert (await reader.readuntil(b"\r\n\r\n")).split()[1] == b"401"
+        writer.close()
+    async with asyncio.timeout(30):
+        printed = ""
+        while printed.count('"event":"request"') < len(stay) + 10:
+            await asyncio.sleep(0.05)
+            printed = log_lines()
+    assert printed.count('"sign_in_refused"') == len(stay)
 
 
 @pytest.mark.parametrize("failure", [ConnectionResetError, RuntimeError])
