@@ -115,7 +115,7 @@ class Pool:
         self._size = settings.database_pool_size
         self._open = 0
         self._answered = -math.inf  # when a connection was last heard of
-        self._full_until = -math.inf  # until when the database is not asked for more
+        self._is_full = False  # the database has refused another, not long ago
         self._told = -math.inf  # when it was logged that there may be no more
         self._free: list[tuple[float, Connection]] = []  # most recently used last
         self._held: dict[User, int] = {}
@@ -132,10 +132,8 @@ class Pool:
     async def fetch(self, steps: list[Step], limits: Limits, user: User) -> "list[asyncpg.Record]":
         """Run statements on a connection. Raise `Lost` if it dies meanwhile."""
         left(limits.begin)
-        connection, began = (
-            self._take(user) or await self._wait(user, limits.begin),
-            time.monotonic(),
-        )
+        connection = self._take(user) or await self._wait(user, limits.begin)
+        began = time.monotonic()
         try:
             records = await connection.run(steps, limits)
             if len(records) > LARGE:  # one at a time: what came meanwhile is served in between
@@ -222,18 +220,23 @@ class Pool:
 
     def _grow(self) -> None:
         """Open a connection in the background, if calls wait and there may be one more."""
-        may_grow = self._open + len(self._opening) < self._size
-        if self._waiting and may_grow and time.monotonic() >= self._full_until:
+        is_wanted = self._waiting and not self._is_full
+        if is_wanted and self._open + len(self._opening) < self._size:
             opening = asyncio.create_task(self._add())
             self._opening.add(opening)
             opening.add_done_callback(self._opening.discard)
+
+    def _grow_again(self) -> None:
+        self._is_full = False
+        self._grow()
 
     async def _add(self) -> None:
         try:
             self._give(await self._connect(time.monotonic() + CONNECT_SECONDS))
         except Exception as error:  # noqa: BLE001  (those who wait raise it)
             self._do_without(error)
-        self._admit()
+        else:
+            self._admit()
 
     def _do_without(self, error: Exception) -> None:
         """Let the connections that there are do. If there are none, those who wait fail."""
@@ -243,9 +246,9 @@ class Pool:
                 self._told, state = now, getattr(error, "sqlstate", None)
                 words = "database: no more than %d connections, SQLSTATE %s"
                 logger.warning(words, self._open, state)
+            self._is_full = True
             seconds = GROW_SECONDS if self._open else RETRY_SECONDS
-            self._full_until = now + seconds
-            asyncio.get_running_loop().call_later(seconds, self._grow)
+            asyncio.get_running_loop().call_later(seconds, self._grow_again)
         elif len(self._opening) == 1:  # no other attempt is in progress
             turns = [turn for line in self._waiting.values() for turn in line if not turn.done()]
             self._waiting.clear()
@@ -281,16 +284,14 @@ class Pool:
     def _discard(self, connection: Connection) -> None:
         """Close a connection in an unknown state in the background, cancelling its statement."""
         self._open -= 1
-        if not self._open:
-            self._full_until = -math.inf
+        self._is_full &= self._open > 0
         closing = asyncio.create_task(_close(connection.asyncpg))
         self._closing.add(closing)
         closing.add_done_callback(self._closed)
 
     def _closed(self, closing: asyncio.Task[None]) -> None:
         self._closing.discard(closing)
-        self._full_until = -math.inf  # there is room for another
-        self._grow()
+        self._grow_again()  # there is room for another
 
     def _discard_idle(self) -> None:
         """Close the idle connections: they may have died with the one that has."""
