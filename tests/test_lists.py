@@ -14,12 +14,14 @@ import pytest
 
 import db
 import main
+import queries
 from folding import search_key
 from models import Priority
 from schemas import SORTS
 from security import Cursors
 from settings import Settings
 from tests.conftest import SECRET, Person, token
+from tests.test_campaign import VALUES, explain
 from tests.test_hostile import assert_helpful
 from tests.test_tags import create_tag
 from tests.test_tasks import create, list_ids
@@ -418,3 +420,26 @@ async def test_days_have_pages_whatever_the_databases_time_zone(configured: Sett
             path = next_page(response)
 
     assert found == ["2026-12-01T20:00:00Z", "2026-12-02", "2026-12-03"]
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+async def test_a_list_by_a_common_tag_does_not_look_up_each_task(
+    ada: Person, ada_id: str, database: db.Database, mode: str
+) -> None:
+    await insert_tasks(database, ada_id, 2000)
+    tag = await create_tag(ada)
+    connection = await asyncpg.connect(database.url)
+    await connection.execute(
+        "INSERT INTO task_tags SELECT user_id, id, $2 FROM tasks WHERE user_id = $1",
+        *(ada_id, tag["id"]),
+    )
+    for sort in ("created", "title"):
+        shape = queries.Shape("all", True, False, False, sort, False)
+        values = VALUES | {"owner": ada_id, "tag_keys": [tag["name"]], "limit": 1}
+
+        _, plan = await explain(connection, queries.list_tasks(shape), values, mode)
+
+        assert plan["Actual Rows"] == 1
+        # One each for the visibility of its link; to look up each task takes two more.
+        assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 3000, plan
+    await connection.close()
