@@ -138,18 +138,29 @@ def _target(condition: str) -> str:
     )"""
 
 
-# A write may have begun before those that it waited for; its moment is later all the same. In UTC,
-# because Citus refuses in an UPDATE what depends on the session's time zone.
-_REVISION = """
-    UPDATE users SET rev = rev + 1, written_at = greatest(
-        (written_at AT TIME ZONE 'UTC' + interval '1 microsecond') AT TIME ZONE 'UTC',
-        statement_timestamp()
-    )
-    WHERE id = :owner"""
+def _bump(condition: str = "true", more: str = "0") -> str:
+    """Go to the next revision, or so many further. No row: it is not the case, or no owner yet."""
+    # A write may have begun before those that it waited for; its moment is later all the same. In
+    # UTC, because Citus refuses in an UPDATE what depends on the session's time zone.
+    return f"""
+    bump AS (
+        UPDATE users SET rev = rev + 1 + {more}, written_at = greatest(
+            (written_at AT TIME ZONE 'UTC' + interval '1 microsecond') AT TIME ZONE 'UTC',
+            statement_timestamp()
+        )
+        WHERE id = :owner AND {condition} RETURNING rev, written_at, watched_until
+    )"""
 
-_RETURNED = "RETURNING rev, written_at, watched_until"
-_BUMP = f"bump AS ({_REVISION} AND EXISTS (SELECT id FROM target) {_RETURNED})"
-_BUMP_FIRST = f"bump AS ({_REVISION} {_RETURNED})"  # no row: there is no owner yet
+
+_BUMP_FIRST = _bump()
+_IF_TARGET = "EXISTS (SELECT id FROM target)"
+_BUMP = _bump(_IF_TARGET)
+
+# A write of many rows gives each part of them a revision of its own, so that clients can read what
+# it changed in parts, too. All are seen at once, and the last one is the owner's.
+PART = 250
+_PART = f"(row_number() OVER () - 1) / {PART} AS part"  # counted back from the last revision
+_MORE = "coalesce((SELECT max(part) FROM parts), 0)"
 
 CREATE_OWNER = Statement[dict[str, str]]("""
     INSERT INTO users (id) VALUES (:owner) ON CONFLICT DO NOTHING""")
@@ -363,16 +374,12 @@ TOGGLE_TASK = TaskStatement(f"""
     WITH {_target(_MATCHES)}, {_BUMP}, {_written(_TOGGLE)} {_AS_WRITTEN}""")
 
 # For clients that ask what has changed.
-_BURIED = """
-    buried AS (
-        INSERT INTO deletions (user_id, task_id, rev) SELECT :owner, gone.id, bump.rev
-        FROM gone, bump
-    )"""
+_BURY = "INSERT INTO deletions (user_id, task_id, rev)"
 
 DELETE_TASK = Statement[dict[str, int]](f"""
     WITH {_target(_MATCHES)}, {_BUMP},
     gone AS (DELETE FROM tasks WHERE {_THIS_ONE} AND EXISTS (SELECT rev FROM bump) RETURNING id),
-    {_BURIED}
+    buried AS ({_BURY} SELECT :owner, gone.id, bump.rev FROM gone, bump)
     SELECT id FROM gone""")
 
 
@@ -395,23 +402,25 @@ _MEANT = """
     user_id = :owner AND EXISTS (SELECT rev FROM list)
     AND (:status = 'all' OR completed = (:status = 'completed'))"""
 
+_BUMP_PARTS = _bump("EXISTS (SELECT id FROM parts)", _MORE)
+
 COMPLETE_TASKS: Statement[Updated] = _bulk(f"""
     WITH {_LIST},
-    target AS (SELECT id FROM tasks WHERE {_MEANT} AND completed <> :completed),
-    {_BUMP},
+    parts AS (SELECT id, {_PART} FROM tasks WHERE {_MEANT} AND completed <> :completed),
+    {_BUMP_PARTS},
     changed AS (
-        UPDATE tasks SET completed = :completed, rev = bump.rev, updated_at = bump.written_at
-        FROM bump WHERE user_id = :owner AND tasks.id IN (SELECT id FROM target)
-        RETURNING tasks.id
+        UPDATE tasks
+        SET completed = :completed, rev = bump.rev - part, updated_at = bump.written_at
+        FROM bump, parts WHERE user_id = :owner AND tasks.id = parts.id RETURNING tasks.id
     )
     SELECT (SELECT count(*) FROM changed) AS updated FROM list""")
 
 DELETE_TASKS: Statement[Deleted] = _bulk(f"""
-    WITH {_LIST}, target AS (SELECT id FROM tasks WHERE {_MEANT}), {_BUMP},
+    WITH {_LIST}, parts AS (SELECT id, {_PART} FROM tasks WHERE {_MEANT}), {_BUMP_PARTS},
     gone AS (
-        DELETE FROM tasks WHERE user_id = :owner AND id IN (SELECT id FROM target) RETURNING id
+        DELETE FROM tasks WHERE user_id = :owner AND id IN (SELECT id FROM parts) RETURNING id
     ),
-    {_BURIED}
+    buried AS ({_BURY} SELECT :owner, id, rev - part FROM parts, bump)
     SELECT (SELECT count(*) FROM gone) AS deleted FROM list""")
 """Both return no row if the list has another revision, or there is no owner yet."""
 
@@ -433,23 +442,25 @@ CREATE_TAG = Statement[TagRead](f"""
     SELECT {_TAG} FROM made""")
 
 # A task includes its tags, so it changes with them.
-_TOUCHED = """
+_CARRIERS = f"""
+    parts AS (
+        SELECT task_id AS id, {_PART} FROM task_tags WHERE user_id = :owner AND tag_id = :tag_id
+    ),
+    {_bump(_IF_TARGET, _MORE)},
     touched AS (
-        UPDATE tasks SET rev = bump.rev FROM bump
-        WHERE user_id = :owner AND tasks.id IN (
-            SELECT task_id FROM task_tags WHERE user_id = :owner AND tag_id = :tag_id
-        )
+        UPDATE tasks SET rev = bump.rev - part FROM bump, parts
+        WHERE user_id = :owner AND tasks.id = parts.id
     )"""
 
 UPDATE_TAG: Statement[TagRead] = _bulk(f"""
     WITH target AS (SELECT id FROM tags WHERE {_THIS_TAG} AND {_differs("tags", TAG_COLUMNS)}),
-    {_BUMP}, {_TOUCHED}
+    {_CARRIERS}
     UPDATE tags SET ({_listed(TAG_COLUMNS)}) = ROW ({_given("tags", TAG_COLUMNS)})
     WHERE {_THIS_TAG} AND EXISTS (SELECT rev FROM bump) RETURNING {_TAG}""")
 """Change the members named in `members`. No row: nothing would change."""
 
 DELETE_TAG: Statement[dict[str, int]] = _bulk(f"""
-    WITH target AS (SELECT id FROM tags WHERE {_THIS_TAG}), {_BUMP}, {_TOUCHED}
+    WITH target AS (SELECT id FROM tags WHERE {_THIS_TAG}), {_CARRIERS}
     DELETE FROM tags WHERE {_THIS_TAG} AND EXISTS (SELECT rev FROM bump) RETURNING id""")
 
 

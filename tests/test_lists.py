@@ -17,7 +17,7 @@ import main
 import queries
 from folding import search_key
 from models import Priority
-from schemas import SORTS
+from schemas import SORTS, Sort
 from security import Cursors
 from settings import Settings
 from tests.conftest import SECRET, Person, token
@@ -433,8 +433,11 @@ async def test_a_list_by_a_common_tag_does_not_look_up_each_task(
         "INSERT INTO task_tags SELECT user_id, id, $2 FROM tasks WHERE user_id = $1",
         *(ada_id, tag["id"]),
     )
-    for sort in ("created", "title"):
-        shape = queries.Shape("all", True, False, False, sort, False)
+    sorts: list[Sort] = ["created", "title"]
+    for sort in sorts:
+        shape = queries.Shape(
+            status="all", tagged=True, searched=False, due=False, sort=sort, continued=False
+        )
         values = VALUES | {"owner": ada_id, "tag_keys": [tag["name"]], "limit": 1}
 
         _, plan = await explain(connection, queries.list_tasks(shape), values, mode)

@@ -791,21 +791,70 @@ async def test_a_revision_that_is_still_to_come_is_refused(ada: Person) -> None:
         assert response.json()["errors"][0]["parameter"] == parameter
 
 
-async def test_what_one_write_changed_is_never_split(
-    ada: Person, ada_id: str, database: db.Database
+async def pages(person: Person, since: int) -> AsyncIterator[dict[str, Any]]:
+    """Read the changes to their end."""
+    more = True
+    while more:
+        page = await changes(person, since)
+        yield page
+        since, more = page["rev"], page["more"]
+
+
+async def tag_all(database: db.Database, person: Person, user_id: str) -> str:
+    """Put a tag on all of a user's tasks; return its path."""
+    tag = (await person.post("/api/tags", json={"name": "home"})).json()
+    other = await asyncpg.connect(database.url)
+    links = "INSERT INTO task_tags SELECT user_id, id, $2 FROM tasks WHERE user_id = $1"
+    await other.execute(links, user_id, tag["id"])
+    await other.close()
+    return f"/api/tags/{tag['id']}"
+
+
+LARGE: list[tuple[str, str, Any]] = [
+    ("PATCH", "/api/tasks?status=pending", {"completed": True}),
+    ("DELETE", "/api/tasks?status=pending", None),
+    ("PATCH", "{tag}", {"name": "work"}),
+    ("DELETE", "{tag}", None),
+]
+
+
+@pytest.mark.parametrize(("method", "where", "body"), LARGE)
+async def test_what_one_large_write_changed_is_told_in_parts(
+    ada: Person, ada_id: str, database: db.Database, method: str, where: str, body: Any
 ) -> None:
-    await insert_tasks(database, ada_id, 600)
-    await ada.patch("/api/tasks?status=pending", json={"completed": True})
+    await insert_tasks(database, ada_id, 1600)
+    tag = await tag_all(database, ada, ada_id)
+    before = await revision(ada)
+    every = {task["id"] async for page in pages(ada, 0) for task in page["changed"]}
+    assert not every  # the rows are older than every revision
+
+    assert (await ada.request(method, where.format(tag=tag), json=body)).is_success
     late = await create(ada)
 
-    page = await changes(ada, 0)
-    rest = await changes(ada, page["rev"])
+    told: list[int] = []
+    async for page in pages(ada, before):
+        told += [task["id"] for task in page["changed"]] + page["deleted"]
+        assert len(page["changed"]) + len(page["deleted"]) < 500 + queries.PART
+        assert all(before < task["rev"] <= page["rev"] for task in page["changed"])
+    assert len(told) == len(set(told)) == 1601
+    assert late["id"] in told
+    assert late["rev"] == await revision(ada) == before + 8  # 7 parts and the new task
 
-    assert (len(page["changed"]), page["more"], page["rev"]) == (600, True, 1)
-    assert (rest["changed"], rest["more"], rest["rev"]) == ([late], False, 2)
-    await ada.delete("/api/tasks?status=completed")
-    gone = await changes(ada, 2)
-    assert (len(gone["deleted"]), gone["more"]) == (600, False)
+
+@pytest.mark.parametrize(("method", "where", "body"), LARGE)
+async def test_a_write_of_few_tasks_has_one_revision(
+    ada: Person, ada_id: str, database: db.Database, method: str, where: str, body: Any
+) -> None:
+    await insert_tasks(database, ada_id, queries.PART)
+    tag = await tag_all(database, ada, ada_id)
+    before = await revision(ada)
+    known = {"If-Match": f'W/"{before}"'} if "tasks" in where else {}
+
+    assert (await ada.request(method, where.format(tag=tag), json=body, headers=known)).is_success
+
+    (page,) = [page async for page in pages(ada, before)]
+    assert page["rev"] == await revision(ada) == before + 1
+    assert len(page["changed"]) + len(page["deleted"]) == queries.PART
 
 
 @pytest.mark.parametrize("query", ["", "?since=", "?since=-1", "?since=x", "?since=1&since=2"])
