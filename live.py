@@ -6,18 +6,19 @@ notification delays a change but loses none.
 
 import asyncio
 import contextlib
+import logging
 import math
 import signal
 import threading
 import time
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 import orjson
-from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
-from starlette.types import Message, Send
+from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse
+from starlette.types import Message, Receive, Scope, Send
 
 import db
 import queries
@@ -26,14 +27,17 @@ from revocations import Revocations
 from schemas import TaskRead
 from security import Claims
 
+MAX_STREAMS = 20
+"""How many streams a user may have on one worker."""
+
 TICK_SECONDS = 1.0
-"""How often a stream checks that its token is still valid."""
+"""How often it is checked that the streams' tokens are still valid."""
 
 SILENCE_SECONDS = 15.0
 """After this long without an event, send a comment to keep the connection alive, and look again."""
 
 WATCH_SECONDS = queries.WATCHED_SECONDS / 5
-"""How often a stream extends the time in which its user's writes cause notifications."""
+"""How often a feed extends the time in which its user's writes cause notifications."""
 
 DEAF_SECONDS = 60.0
 """How long to poll, where notifications do not arrive, before trying again."""
@@ -41,32 +45,52 @@ DEAF_SECONDS = 60.0
 SLOW_SECONDS = 20.0
 """How long a client may stop reading before it is disconnected."""
 
+CHUNK_BYTES = 64 * 1024
+"""How much is sent at once: what a slow client leaves unread, the worker holds."""
+
+KEPT_BYTES = 2**20
+"""How much of what was read is kept for those of a user's streams that are behind."""
+
+logger = logging.getLogger("todo.live")
+
 
 class Live:
     """A worker's event streams, and the one connection that listens while there are any."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, revocations: Revocations) -> None:
         self._url = url
-        self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
-        self._following: asyncio.Task[None] | None = None
-        self.is_closing = False
+        self._revocations = revocations
+        self._feeds: dict[str, Feed] = {}
+        self._running: list[asyncio.Task[None]] = []
+        self._is_closing = False
+
+    def check_room(self, user_id: str) -> None:
+        """Raise `Problem` 429 if the user has as many streams as one may have."""
+        if user_id in self._feeds and len(self._feeds[user_id].places) >= MAX_STREAMS:
+            detail = f"You have {MAX_STREAMS} event streams open. Close one first, or share one."
+            # By then, those whose clients have vanished without a word have been sent something.
+            headers = {"Retry-After": str(math.ceil(SILENCE_SECONDS))}
+            raise Problem("rate_limited", detail, headers=headers)
 
     @contextlib.contextmanager
-    def waiter(self, user_id: str) -> Iterator[asyncio.Event]:
-        """Yield an event that is set when there may be something new for a user."""
-        event = asyncio.Event()
-        self._waiting[user_id].add(event)
-        if self._following is None:
-            self._following = asyncio.create_task(self._follow())
+    def place(self, claims: Claims, rev: int) -> Iterator["Place"]:
+        """Yield a place for a stream that begins after a revision. Raise `Problem` 429."""
+        self.check_room(claims.user_id)
+        feed = self._feeds.setdefault(claims.user_id, Feed(claims.user_id))
+        place = Place(feed, claims, rev, is_over=self._is_closing)
+        feed.places.add(place)
+        if not self._running:
+            self._running = [asyncio.create_task(each) for each in (self._follow(), self._check())]
         try:
-            yield event
+            yield place
         finally:
-            self._waiting[user_id].discard(event)
-            if not self._waiting[user_id]:
-                del self._waiting[user_id]
-            if not self._waiting and self._following:
-                self._following.cancel()
-                self._following = None
+            feed.places.discard(place)
+            if not feed.places:
+                del self._feeds[claims.user_id]
+            if not self._feeds:
+                for task in self._running:
+                    task.cancel()
+                self._running = []
 
     @contextlib.asynccontextmanager
     async def kept_up(self) -> AsyncIterator[None]:
@@ -79,17 +103,20 @@ class Live:
 
     def close(self) -> None:
         """End every stream: the server waits for them before it stops."""
-        self.is_closing = True
-        self._wake_all()
+        self._is_closing = True
+        for place in self._places():
+            place.end()
+
+    def _places(self) -> "list[Place]":
+        return [place for feed in self._feeds.values() for place in feed.places]
 
     def _wake_all(self) -> None:
-        for events in self._waiting.values():
-            for event in events:
-                event.set()
+        for feed in self._feeds.values():
+            feed.tell()
 
     def _notified(self, user_id: str) -> None:
-        for event in self._waiting.get(user_id, ()):
-            event.set()
+        if feed := self._feeds.get(user_id):
+            feed.tell()
 
     async def _follow(self) -> None:
         """Wake the streams of users who wrote, or all of them every second if nobody can listen."""
@@ -100,6 +127,26 @@ class Live:
                 deaf_until = 0.0 if hears else time.monotonic() + DEAF_SECONDS
             self._wake_all()
             await asyncio.sleep(TICK_SECONDS)
+
+    async def _check(self) -> None:
+        """End the streams whose tokens are no longer valid; look again where all was silent."""
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            for place in self._places():
+                if not await self._is_good(place.claims):
+                    place.end()
+            for feed in self._feeds.values():
+                feed.look_again()
+
+    async def _is_good(self, claims: Claims) -> bool:
+        try:
+            await self._revocations.check(claims)
+        except Problem:
+            return False
+        except Exception:
+            logger.exception("cannot check the token of a stream")
+            return False
+        return not claims.have_expired()
 
 
 @contextlib.contextmanager
@@ -146,23 +193,157 @@ async def read_changes(owner: str, since: int) -> Page:
     return Page(rev if upto is None else upto, upto not in {None, rev}, changed, deleted)
 
 
+class Part(NamedTuple):
+    """A page of changes as events."""
+
+    rev: int
+    more: bool
+    events: bytes
+    told: int
+    """How often there may have been something new, before it was read."""
+
+
+class Feed:
+    """One user's changes: read and written once for all of the user's streams at the same place.
+
+    The caller of the first stream has already run `queries.WATCH`; the feed keeps renewing it.
+    """
+
+    def __init__(self, user_id: str) -> None:
+        self.places: set[Place] = set()
+        self.told = 0
+        """How often there may have been something new."""
+        self._user_id = user_id
+        self._parts: dict[int, Part] = {}
+        self._turn = asyncio.Lock()
+        self._read_at = self._watched_at = time.monotonic()
+        self._down_until = -math.inf
+
+    def tell(self) -> None:
+        """Let the streams look for something new."""
+        self.told += 1
+        for place in self.places:
+            place.woken.set()
+
+    def look_again(self) -> None:
+        """Look for something new if nobody did for long: a notification may have been lost."""
+        if time.monotonic() - self._read_at >= SILENCE_SECONDS:
+            self.tell()
+
+    async def part(self, since: int) -> Part:
+        """Return what comes after a revision. Raise `Problem` 503.
+
+        What somebody else has read for the same place will do; but that nothing has come may not be
+        true any more.
+        """
+        async with self._turn:
+            part = self._parts.get(since)
+            if part is None or not (part.events or part.told == self.told):
+                part = await self._read(since)
+                self._keep(since, part)
+            return part
+
+    async def _read(self, since: int) -> Part:
+        told, now = self.told, time.monotonic()
+        if now < self._down_until:
+            raise Problem("unavailable")  # those who waited for one that failed need not try too
+        try:
+            if now - self._watched_at >= WATCH_SECONDS:
+                await queries.WATCH.one(owner=self._user_id)
+                self._watched_at = now
+            page = await read_changes(self._user_id, since)
+        except Problem:
+            self._down_until = time.monotonic() + TICK_SECONDS
+            raise
+        self._read_at = now
+        return Part(page.rev, page.more, b"".join(_written(page)), told)
+
+    def _keep(self, since: int, part: Part) -> None:
+        """Keep a part, and what those need who are behind, but not too much."""
+        last = min(place.rev for place in self.places)
+        self._parts = {rev: each for rev, each in self._parts.items() if last <= rev != since}
+        self._parts[since] = part
+        while (
+            len(self._parts) > 1 and sum(len(x.events) for x in self._parts.values()) > KEPT_BYTES
+        ):
+            del self._parts[next(iter(self._parts))]
+
+
+@dataclass(eq=False, slots=True)
+class Place:
+    """A stream's place: where it is in its user's feed, and whether it is to end."""
+
+    feed: Feed
+    claims: Claims
+    rev: int
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
+    is_over: bool = False
+
+    def end(self) -> None:
+        """Let the stream end."""
+        self.is_over = True
+        self.woken.set()
+
+    async def events(self) -> AsyncIterator[bytes]:
+        """Yield every change after the revision, until the end."""
+        yield _event(b"ready", {"rev": self.rev}, self.rev)
+        told, sent_at = -1, time.monotonic()
+        while not self.is_over:
+            until = sent_at + SILENCE_SECONDS
+            if time.monotonic() >= until:
+                yield KEEPALIVE_COMMENT
+                sent_at = time.monotonic()
+            elif told != self.feed.told:
+                try:
+                    part = await self.feed.part(self.rev)
+                except Problem:  # the database is unavailable: try again at the next tick
+                    await asyncio.sleep(TICK_SECONDS)
+                    continue
+                for start in range(0, len(part.events), CHUNK_BYTES):
+                    yield part.events[start : start + CHUNK_BYTES]
+                    sent_at = time.monotonic()
+                self.rev = part.rev
+                if not part.more:
+                    told = part.told
+            else:
+                self.woken.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(until - time.monotonic()):
+                        await self.woken.wait()
+
+
 def _written(page: Page) -> Iterator[bytes]:
     """Yield a page as events. Only a revision's last event has its id, so that none is skipped."""
-    events: list[tuple[int, str, object]] = [(task["rev"], "task", task) for task in page.changed]
-    events += [(rev, "deleted", {"id": task_id}) for rev, task_id in page.deleted]
+    events: list[tuple[int, bytes, object]] = [
+        (task["rev"], b"task", task) for task in page.changed
+    ]
+    events += [(rev, b"deleted", {"id": task_id}) for rev, task_id in page.deleted]
     events.sort(key=itemgetter(0))
     for number, (rev, name, data) in enumerate(events, 1):
         is_last = number == len(events) or events[number][0] > rev
         yield _event(name, data, rev if is_last else None)
 
 
-def _event(name: str, data: object, rev: int | None) -> bytes:
-    body = orjson.dumps(data, option=orjson.OPT_UTC_Z).decode()
-    return format_sse_event(data_str=body, event=name, id=None if rev is None else str(rev))
+def _event(name: bytes, data: object, rev: int | None) -> bytes:
+    body = orjson.dumps(data, option=orjson.OPT_UTC_Z)  # on one line
+    return b"event: %b\ndata: %b\n%b\n" % (name, body, b"" if rev is None else b"id: %d\n" % rev)
 
 
 class EventStream(EventSourceResponse):
-    """FastAPI's event stream, but it disconnects clients that stop reading."""
+    """FastAPI's event stream, of what a user's writes after a revision have changed.
+
+    It disconnects clients that stop reading.
+    """
+
+    def __init__(self, live: Live, claims: Claims, rev: int) -> None:
+        super().__init__((), headers={"X-Accel-Buffering": "no"})  # or nginx would buffer it
+        self._live, self._claims, self._rev = live, claims, rev
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events until the token is no longer valid. Raise `Problem` 429."""
+        with self._live.place(self._claims, self._rev) as place:
+            self.body_iterator = place.events()
+            await super().__call__(scope, receive, send)
 
     async def stream_response(self, send: Send) -> None:
         """Send the events, each part within a time limit."""
@@ -173,48 +354,3 @@ class EventStream(EventSourceResponse):
 
         with contextlib.suppress(TimeoutError):
             await super().stream_response(send_in_time)
-
-
-async def stream(
-    live: Live, revocations: Revocations, claims: Claims, rev: int
-) -> AsyncIterator[bytes]:
-    """Yield every change after a revision, until the token is no longer valid.
-
-    The caller has already run `queries.WATCH` for the user; the stream keeps renewing it.
-    """
-
-    async def is_good() -> bool:
-        with contextlib.suppress(Problem):
-            await revocations.check(claims)
-            return not live.is_closing and not claims.have_expired()
-        return False
-
-    silent_since = watched_at = time.monotonic()
-    with live.waiter(claims.user_id) as waiter:
-        yield _event("ready", {"rev": rev}, rev)
-        waiter.set()
-        while await is_good():
-            if waiter.is_set():
-                waiter.clear()
-                try:
-                    if time.monotonic() - watched_at >= WATCH_SECONDS:
-                        await queries.WATCH.one(owner=claims.user_id)
-                        watched_at = time.monotonic()
-                    page = await read_changes(claims.user_id, rev)
-                except Problem:  # the database is unavailable: try again at the next tick
-                    waiter.set()
-                    await asyncio.sleep(TICK_SECONDS)
-                else:
-                    for event in _written(page):
-                        yield event
-                        silent_since = time.monotonic()
-                    rev = page.rev
-                    if page.more:
-                        waiter.set()
-            if time.monotonic() - silent_since >= SILENCE_SECONDS:
-                yield KEEPALIVE_COMMENT
-                silent_since = time.monotonic()
-                waiter.set()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(TICK_SECONDS):
-                    await waiter.wait()

@@ -99,7 +99,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         )
         async with db.connect(configured, database.url):
             app.state.revocations = Revocations(configured)
-            app.state.live = Live(database.url)
+            app.state.live = Live(database.url, app.state.revocations)
             async with (
                 app.state.revocations.kept_up(),
                 _published_keys(app, configured.key_set_url),

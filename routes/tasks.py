@@ -27,7 +27,7 @@ from dependencies import (
 )
 from errors import Problem, bad_parameter
 from folding import search_key, tag_key
-from live import EventStream, read_changes, stream
+from live import EventStream, Live, read_changes
 from openapi import BODY, OWNED, answers, header
 from routing import Route
 from schemas import (
@@ -139,16 +139,17 @@ async def watch_tasks(
     user_id: UserId, query: Annotated[EventsFilter, Query()], last: LastEventId, request: Request
 ) -> Response:
     """Watch your tasks as Server-Sent Events, without end. They start now, or after a revision."""
+    live: Live = request.app.state.live
+    live.check_room(user_id)
     rev = (await queries.WATCH.one(owner=user_id))["rev"]
     name, since = ("since", query.since) if last is None else ("Last-Event-ID", last)
     if since is None:
         since = rev
     _refuse_ahead(name, since, rev)
-    state, claims = request.app.state, call_of(request).claims
+    claims = call_of(request).claims
     if claims is None:  # a test overrides `verify_jwt`, and a stream asks how long a token is good
         raise Problem("not_authenticated")
-    events = stream(state.live, state.revocations, claims, since)
-    return EventStream(events, headers={"X-Accel-Buffering": "no"})  # or nginx would buffer them
+    return EventStream(live, claims, since)
 
 
 @router.get("/{task_id:int}", responses=READ)

@@ -16,8 +16,10 @@ import pytest
 import db
 import live
 import queries
+from revocations import Revocations
 from settings import Settings
 from tests.conftest import Person
+from tests.test_revisions import ADA
 from tests.test_tasks import create
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
@@ -120,12 +122,12 @@ async def test_changes_are_polled_for_where_notifications_do_not_arrive(
 ) -> None:
     """Told that there is no pooler, the service listens, and finds out that it hears nothing."""
     settings = configured.model_copy(update={"database_pooler": False})
-    deaf = live.Live(pooler)
+    deaf = live.Live(pooler, Revocations(configured))
     async with db.connect(settings, pooler):
-        with deaf.waiter("ada") as waiter:
+        with deaf.place(ADA, 0) as place:
             for _ in range(3):
-                await asyncio.wait_for(waiter.wait(), 2.5)
-                waiter.clear()
+                await asyncio.wait_for(place.woken.wait(), 2.5)
+                place.woken.clear()
             async with asyncio.timeout(10):
                 while "notifications do not arrive" not in log_lines():
                     await asyncio.sleep(0.1)

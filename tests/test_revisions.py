@@ -21,6 +21,8 @@ from fastapi import FastAPI
 import db
 import live
 import queries
+from revocations import Revocations
+from security import Claims
 from settings import Settings
 from tests.conftest import Person, in_turn, one_connection, token
 from tests.test_lists import insert_tasks
@@ -864,6 +866,13 @@ async def test_changes_need_to_know_since_when(ada: Person, query: str) -> None:
 
 # Live, on two workers of a real service.
 
+ADA = Claims("ada", "ada", float("inf"), 0.0, None, ())
+
+
+async def never() -> Any:
+    """Receive nothing more of a client that stays."""
+    await asyncio.sleep(3600)
+
 
 @pytest.fixture(scope="module")
 def running(database: db.Database, project: Any) -> Iterator[Service]:
@@ -1081,13 +1090,13 @@ async def test_of_several_events_of_one_write_the_last_carries_the_revision(
 
 
 @pytest.mark.campaign
-async def test_100_idle_streams_leave_the_pool_free_and_end_with_their_token(
+async def test_many_idle_streams_leave_the_pool_free_and_end_with_their_token(
     running: Service,
 ) -> None:
     async with connected(running, "many") as person, contextlib.AsyncExitStack() as stack:
         streams = [
             await stack.enter_async_context(person.stream("GET", "/api/tasks/events"))
-            for _ in range(100)
+            for _ in range(live.MAX_STREAMS)
         ]
         started = time.monotonic()
         answers = await asyncio.gather(*(person.get("/api/tasks") for _ in range(20)))
@@ -1132,31 +1141,23 @@ async def test_streams_poll_while_nobody_can_listen(
 ) -> None:
     monkeypatch.setattr(live, "TICK_SECONDS", 0.05)
     settings = configured.model_copy(update={"database_pooler": pooler})
-    polled = live.Live("postgresql://u@127.0.0.1:1/d")
+    polled = live.Live("postgresql://u@127.0.0.1:1/d", Revocations(configured))
     async with db.connect(settings, database.url), polled.kept_up():
-        with polled.waiter("ada") as waiter, polled.waiter("ada"):
+        with polled.place(ADA, 0) as place, polled.place(ADA, 0):
             for _ in range(3):
-                await asyncio.wait_for(waiter.wait(), 1)
-                waiter.clear()
+                await asyncio.wait_for(place.woken.wait(), 1)
+                place.woken.clear()
 
 
-async def test_a_slow_reader_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_reader_is_cut_off(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "SLOW_SECONDS", 0.05)
-
-    async def endless() -> AsyncIterator[bytes]:
-        while True:
-            yield b"x"
 
     async def send(message: Any) -> None:
         if message.get("body"):
             await asyncio.sleep(3600)
 
-    async def receive() -> dict[str, str]:
-        await asyncio.sleep(3600)
-        return {"type": "http.disconnect"}
-
-    response = live.EventStream(endless())
-    await asyncio.wait_for(response({"type": "http"}, receive, send), 1)
+    response = live.EventStream(app.state.live, ADA, 0)
+    await asyncio.wait_for(response({"type": "http"}, never, send), 1)
 
 
 async def test_an_idle_stream_is_kept_alive_and_outlives_a_database_that_fails(
@@ -1169,15 +1170,17 @@ async def test_an_idle_stream_is_kept_alive_and_outlives_a_database_that_fails(
     monkeypatch.setattr(live, "SILENCE_SECONDS", 0.1)
     monkeypatch.setattr(live, "TICK_SECONDS", 0.02)
     claims = app.state.verifier.claims(token(sub=ada_id))
-    found = live.stream(app.state.live, app.state.revocations, claims, 0)
-    assert b"ready" in await anext(found)
-    assert (await asyncio.wait_for(anext(found), 1)).startswith(b":")
-    pool, db._pool = db._pool, None  # noqa: SLF001
-    assert (await asyncio.wait_for(anext(found), 1)).startswith(b":")
-    db._pool = pool  # noqa: SLF001
-    task = await create(ada)
-    parts = [await asyncio.wait_for(anext(found), 1) for _ in range(3)]
-    assert any(f'"id":{task["id"]}'.encode() in part for part in parts)
+    with app.state.live.place(claims, 0) as place:
+        found = place.events()
+        assert b"ready" in await anext(found)
+        assert (await asyncio.wait_for(anext(found), 1)).startswith(b":")
+        pool, db._pool = db._pool, None  # noqa: SLF001
+        for _ in range(3):
+            assert (await asyncio.wait_for(anext(found), 1)).startswith(b":")
+        db._pool = pool  # noqa: SLF001
+        task = await create(ada)
+        parts = [await asyncio.wait_for(anext(found), 1) for _ in range(3)]
+        assert any(f'"id":{task["id"]}'.encode() in part for part in parts)
 
 
 async def test_a_stream_in_one_piece(ada: Person, ada_id: str) -> None:
@@ -1199,13 +1202,18 @@ async def test_a_stream_in_one_piece(ada: Person, ada_id: str) -> None:
     assert wrong.status_code == 422
 
 
-async def test_a_stream_of_a_revoked_token_ends(ada_id: str, app: Any) -> None:
+async def test_a_stream_ends_once_its_token_is_revoked_or_cannot_be_checked(
+    ada_id: str, app: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "TICK_SECONDS", 0.02)
     claims = app.state.verifier.claims(token(sub=ada_id))
-    app.state.revocations._until[claims.keys[-1]] = float("inf")  # noqa: SLF001
-
-    found = [part async for part in live.stream(app.state.live, app.state.revocations, claims, 0)]
-
-    assert len(found) == 1
+    for until in (float("inf"), "not a number"):
+        app.state.revocations._until[claims.keys[-1]] = until  # noqa: SLF001
+        with app.state.live.place(claims, 0) as place:
+            async with asyncio.timeout(5):
+                found = [part async for part in place.events()]
+        assert len(found) == 1
+    del app.state.revocations._until[claims.keys[-1]]  # noqa: SLF001
 
 
 async def test_the_database_tells_only_of_users_whom_somebody_watches(
@@ -1238,14 +1246,15 @@ async def test_a_stream_goes_on_watching(
     monkeypatch.setattr(live, "WATCH_SECONDS", 0.1)
     claims = app.state.verifier.claims(token(sub=ada_id))
     await create(ada)
-    found = live.stream(app.state.live, app.state.revocations, claims, 1)
-    await anext(found)
     other = await asyncpg.connect(database.url)
-    await anext(found)
-    await other.execute("UPDATE users SET watched_until = NULL WHERE id = $1", ada_id)
+    with app.state.live.place(claims, 1) as place:
+        found = place.events()
+        await anext(found)
+        await anext(found)
+        await other.execute("UPDATE users SET watched_until = NULL WHERE id = $1", ada_id)
 
-    for _ in range(4):
-        assert (await anext(found)).startswith(b":")
+        for _ in range(6):
+            assert (await anext(found)).startswith(b":")
     until = await other.fetchval("SELECT watched_until FROM users WHERE id = $1", ada_id)
     await other.close()
 
@@ -1253,17 +1262,22 @@ async def test_a_stream_goes_on_watching(
 
 
 async def test_a_connection_that_listens_is_tried_and_replaced(
-    app: object, database: db.Database, monkeypatch: pytest.MonkeyPatch
+    app: object,
+    configured: Settings,
+    database: db.Database,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert app
     monkeypatch.setattr(live, "TICK_SECONDS", 0.05)
     monkeypatch.setattr(db, "LISTEN_SECONDS", 0.05)
-    listening = live.Live(database.url)
+    listening = live.Live(database.url, Revocations(configured))
     async with listening.kept_up():
-        with listening.waiter("ada") as waiter:
+        with listening.place(ADA, 0) as place:
+            waiter = place.woken
             await asyncio.wait_for(waiter.wait(), 2)
             other = await asyncpg.connect(database.url)
             waiter.clear()
+            await other.execute("SELECT pg_notify('todo_changes', 'nobody')")
             await other.execute("SELECT pg_notify('todo_changes', 'ada')")
             await asyncio.wait_for(waiter.wait(), 2)
             await asyncio.sleep(0.2)
@@ -1278,7 +1292,11 @@ async def test_a_connection_that_listens_is_tried_and_replaced(
 
 @pytest.mark.parametrize("turns", range(5))
 async def test_a_service_ends_though_the_connection_that_listens_ends_with_it(
-    turns: int, app: object, database: db.Database, monkeypatch: pytest.MonkeyPatch
+    turns: int,
+    app: object,
+    configured: Settings,
+    database: db.Database,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert app
     connections: list[asyncpg.Connection] = []
@@ -1289,11 +1307,11 @@ async def test_a_service_ends_though_the_connection_that_listens_ends_with_it(
         return connections[-1]
 
     monkeypatch.setattr(asyncpg, "connect", remembered)
-    listening = live.Live(database.url)
+    listening = live.Live(database.url, Revocations(configured))
 
     async with asyncio.timeout(5), listening.kept_up():
-        with listening.waiter("ada") as waiter:
-            await waiter.wait()
+        with listening.place(ADA, 0) as place:
+            await place.woken.wait()
         connections[-1].terminate()
         for _ in range(turns):
             await asyncio.sleep(0)
@@ -1334,7 +1352,8 @@ async def test_nobody_listens_but_while_a_stream_is_open(
                 await asyncio.sleep(0.01)
 
     await until(0)
-    with app.state.live.waiter("ada"), app.state.live.waiter("bob"):
+    bob = ADA._replace(user_id="bob")
+    with app.state.live.place(ADA, 0), app.state.live.place(bob, 0):
         await until(1)
     await until(0)
     await other.close()
