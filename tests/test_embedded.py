@@ -2,6 +2,7 @@
 # ruff: noqa: SLF001 - where the data are and whether the server lives is nobody else's business
 
 import asyncio
+import faulthandler
 import fcntl
 import logging
 import os
@@ -23,6 +24,8 @@ import pytest
 import embedded
 from embedded import postgres
 from errors import CannotStart
+from tests import test_service
+from tests.conftest import copied
 
 ROOT = os.geteuid() == 0
 ORDINARY = pwd.getpwnam("nobody") if ROOT else pwd.getpwuid(os.geteuid())
@@ -70,6 +73,23 @@ def runs(folder: Path) -> bool:
 
 def server_pid(folder: Path) -> int:
     return int((home(folder) / "data/postmaster.pid").read_text().splitlines()[0])
+
+
+def helper_pids(postmaster: int) -> list[int]:
+    """Find the processes that a server has started."""
+    return list(
+        map(int, Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split())
+    )
+
+
+def kill_helpers(folder: Path, seconds: float = 1.5) -> None:
+    """Kill the server's helpers faster than they are started."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with suppress(OSError, LookupError, ValueError):  # it ends, or begins
+            for helper in helper_pids(server_pid(folder)):
+                os.kill(helper, signal.SIGKILL)
+        time.sleep(0.02)
 
 
 def kill_server(folder: Path) -> None:
@@ -318,6 +338,123 @@ def test_a_killed_server_starts_again_for_the_service_that_comes_first(used: Pat
     assert not runs(used)
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Watch closely."""
+    monkeypatch.setattr(embedded, "WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(embedded, "SILENCE", 0.5)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("helpers", [False, True])
+def test_a_server_that_does_not_answer_is_ended_whole_and_starts_again_with_its_data(
+    helpers: bool, killed: bool, used: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with postgres(used) as running:
+        ask(running.url, "CREATE TABLE kept_on (id int)", "INSERT INTO kept_on VALUES (7)")
+        postmaster = server_pid(used)
+        for pid in [postmaster, *(helper_pids(postmaster) if helpers else ())]:
+            os.kill(pid, signal.SIGSTOP)
+        if killed:
+            os.kill(postmaster, signal.SIGKILL)
+        until(lambda: "was started again" in caplog.text)
+
+        assert ask(running.url, "SELECT id FROM kept_on") == 7
+        ask(running.url, "DROP TABLE kept_on")
+    assert not runs(used)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_server_that_does_not_answer_is_ended_by_the_service_that_comes_first(
+    used: Path, start: Callable[[Path], Service]
+) -> None:
+    service = start(used)
+    said(service)
+    kill(service)
+    os.kill(server_pid(used), signal.SIGSTOP)
+
+    with postgres(used) as running:
+        assert ask(running.url, "SELECT 7") == 7
+    assert not runs(used)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_only_the_servers_own_processes_are_ended(
+    used: Path, public: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = embedded._settle(used.resolve())
+    public.mkdir(parents=True)
+    namesake = shutil.copy("/bin/sleep", public / "postgres")
+    owner: dict[str, Any] = {"user": server.owner[0], "group": server.owner[1]}
+    if ROOT:
+        owner["extra_groups"] = []
+    with ExitStack() as ending, postgres(used):
+        innocents = [
+            ending.enter_context(subprocess.Popen([sleep, "60"], cwd=folder, **owner))
+            for sleep, folder in (("/bin/sleep", server.data), (namesake, "/"))
+        ]
+        for innocent in innocents:
+            ending.callback(innocent.kill)
+        os.kill(server_pid(used), signal.SIGSTOP)
+        until(lambda: "was started again" in caplog.text)
+
+        assert [innocent.poll() for innocent in innocents] == [None, None]
+
+
+def test_a_server_whose_helpers_are_killed_over_and_over_comes_back(used: Path) -> None:
+    with postgres(used) as running:
+        kill_helpers(used)
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            with suppress(OSError, asyncpg.PostgresError):
+                assert ask(running.url, "SELECT 7") == 7
+                break
+            time.sleep(0.05)
+        else:
+            pytest.fail((home(used) / "log").read_text())
+    assert not runs(used)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_full_server_is_joined_and_left_alone(
+    used: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with postgres(used) as running:
+        started = server_pid(used)
+        connections = [await asyncpg.connect(running.url) for _ in range(200)]
+        with pytest.raises(asyncpg.TooManyConnectionsError):
+            await asyncpg.connect(running.url)
+        with postgres(used):
+            time.sleep(1.5)
+        for connection in connections:
+            await connection.close()
+
+        assert server_pid(used) == started
+        assert "PostgreSQL had ended" not in caplog.text
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_server_that_takes_long_to_start_is_waited_for(used: Path) -> None:
+    server = embedded._settle(used.resolve())
+    settings, recover = server.data / "postgresql.auto.conf", server.data / "recovery.signal"
+    settings.write_text("hot_standby = off\nrestore_command = 'sleep 0.7; false'")
+    recover.touch()
+    os.chown(recover, *server.owner)
+    with server.alone() as lock:  # like a service that is killed then
+        assert embedded._claims(lock)
+        server.run("postgres", embedded.START, lock)
+    until(server.responds)
+    starting = server_pid(used)
+
+    began = time.monotonic()
+    with postgres(used) as running:
+        assert time.monotonic() - began > 1
+        assert ask(running.url, "SELECT 7") == 7
+        assert server_pid(used) == starting
+    settings.write_text("")
+
+
 def test_a_server_that_was_started_again_by_hand_is_left_alone(
     used: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -334,13 +471,13 @@ def test_a_server_that_was_started_again_by_hand_is_left_alone(
 
         assert ask(running.url, "SELECT pg_postmaster_start_time()") == started
         assert "PostgreSQL" not in caplog.text
-    assert server.pings()
+    assert server.responds()
     assert server.sh(embedded.STOP, *args)
 
 
 @pytest.mark.parametrize(
     ("lost", "reason"),
-    [("data", "its data is gone"), ("data/global", "could not find the database")],
+    [("data", "could not access directory"), ("data/global", "could not find the database")],
 )
 def test_a_killed_server_that_cannot_start_is_told_of_once_and_tried_again(
     lost: str,
@@ -616,6 +753,7 @@ def test_waiting_for_a_lock_has_a_limit(
 ) -> None:
     with monkeypatch.context() as patch, (home(used) / name).open("ab") as lock:
         patch.setattr(embedded, "PATIENCE", 0.2)
+        patch.setattr(embedded, "SILENCE", 0.1)
         fcntl.flock(lock, fcntl.LOCK_EX)
 
         assert reason in refusal(used)
@@ -635,3 +773,46 @@ def test_a_server_that_cannot_be_stopped_is_worth_a_warning(
     with postgres(used):
         assert server_pid(used) == server
     assert not runs(used)
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize(
+    "end",
+    [
+        kill_helpers,
+        lambda folder: os.kill(server_pid(folder), signal.SIGKILL),
+        lambda folder: os.kill(server_pid(folder), signal.SIGSTOP),
+    ],
+    ids=["helpers killed", "server killed", "server stopped"],
+)
+async def test_however_the_database_ends_it_is_back_in_15_seconds_with_every_write(
+    end: Callable[[Path], None], project: Path, folder: Path
+) -> None:
+    faulthandler.cancel_dump_traceback_later()  # it takes longer than other tests
+    clone = copied(project, folder)
+    data, took = clone / ".data", list[float]()
+    with test_service.service(clone) as running:
+        with postgres(data) as server:
+            pass
+        async with test_service.writing(running.url) as (acknowledged, statuses, observer):
+            for _ in range(20):
+                before = await test_service.start_of(server.url)
+                await asyncio.to_thread(end, data)
+                ended = time.monotonic()
+                await asyncio.sleep(0.5)  # the server may not know yet that it has lost a helper
+                while True:
+                    with suppress(OSError, asyncpg.PostgresError):
+                        async with asyncio.timeout(1):
+                            if await test_service.start_of(server.url) > before:
+                                break
+                    await asyncio.sleep(0.05)
+                written = len(acknowledged)
+                while len(acknowledged) == written:
+                    await asyncio.sleep(0.05)
+                took.append(time.monotonic() - ended)
+                assert (await observer.get("/health/ready")).is_success
+        assert await test_service.count(server.url, acknowledged) == len(acknowledged)
+
+    print(f"{len(acknowledged)} writes, back in {sorted(took)}")  # noqa: T201
+    assert statuses == {201, 503}
+    assert max(took) < 15

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -236,7 +236,9 @@ async def backends(url: str) -> list[int]:
     return [postmaster, *(child for child in map(int, children) if child != pid)]
 
 
-async def test_a_database_killed_under_load_loses_nothing_and_comes_back(clone: Path) -> None:
+@contextlib.asynccontextmanager
+async def writing(url: str) -> AsyncIterator[tuple[list[int], set[int], httpx.AsyncClient]]:
+    """Create tasks until the block ends; yield what was acknowledged and answered, and a client."""
     acknowledged: list[int] = []
     statuses: set[int] = set()
     enough = asyncio.Event()
@@ -248,18 +250,25 @@ async def test_a_database_killed_under_load_loses_nothing_and_comes_back(clone: 
             if answer.status_code == httpx.codes.CREATED:
                 acknowledged.append(answer.json()["id"])
 
+    async with (
+        httpx.AsyncClient(base_url=url, headers=HEADERS, timeout=PATIENCE) as client,
+        # With a client of its own, because the writers' may never let another request through.
+        httpx.AsyncClient(base_url=url, timeout=PATIENCE) as observer,
+        asyncio.TaskGroup() as writers,
+    ):
+        for _ in range(8):
+            writers.create_task(write(client))
+        await asyncio.sleep(0.5)
+        yield acknowledged, statuses, observer
+        await asyncio.sleep(0.5)
+        enough.set()
+
+
+async def test_a_database_killed_under_load_loses_nothing_and_comes_back(clone: Path) -> None:
     with service(clone) as running:
         with embedded.postgres(clone / ".data") as server:
             pass
-        async with (
-            httpx.AsyncClient(base_url=running.url, headers=HEADERS, timeout=PATIENCE) as client,
-            # With a client of its own, because the writers' may never let another request through.
-            httpx.AsyncClient(base_url=running.url, timeout=PATIENCE) as observer,
-            asyncio.TaskGroup() as writers,
-        ):
-            for _ in range(8):
-                writers.create_task(write(client))
-            await asyncio.sleep(0.5)
+        async with writing(running.url) as (acknowledged, statuses, observer):
             async with asyncio.timeout(PATIENCE):
                 for pid in await backends(server.url):
                     with contextlib.suppress(ProcessLookupError):
@@ -268,15 +277,13 @@ async def test_a_database_killed_under_load_loses_nothing_and_comes_back(clone: 
                 assert (await observer.get("/health/live")).status_code == 200
                 while 503 not in statuses or not (await observer.get("/health/ready")).is_success:
                     await asyncio.sleep(0.05)
-            await asyncio.sleep(0.5)
-            enough.set()
-        kept = await _count(server.url, acknowledged)
+        kept = await count(server.url, acknowledged)
 
     assert statuses == {201, 503}
     assert 0 < before < len(acknowledged) == kept
 
 
-async def _count(url: str, ids: list[int]) -> int:
+async def count(url: str, ids: list[int]) -> int:
     connection = await asyncpg.connect(url)
     kept: int = await connection.fetchval("SELECT count(*) FROM tasks WHERE id = ANY($1)", ids)
     await connection.close()
@@ -294,7 +301,10 @@ async def statuses_at_once(url: str) -> list[int]:
     return [answer.status_code for answer in answers]
 
 
-def test_a_database_that_hangs_is_503_in_time(clone: Path, folder: Path) -> None:
+def test_a_database_that_hangs_is_503_in_time(
+    clone: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "SILENCE", PATIENCE)  # it would be started again
     with (
         embedded.postgres(folder) as server,
         service(clone, DATABASE_URL=server.url) as running,
