@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from fastapi.routing import iter_route_contexts
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -243,6 +243,12 @@ class CORS(CORSMiddleware):
             await super().__call__(scope, receive, send)
         else:
             await self.app(scope, receive, send)
+
+    @staticmethod
+    def allow_explicit_origin(headers: MutableHeaders, origin: str) -> None:
+        """Allow an origin, unless all are."""
+        if "access-control-allow-origin" not in headers:
+            CORSMiddleware.allow_explicit_origin(headers, origin)
 
     def preflight_response(self, request_headers: Headers) -> Response:
         """Answer `OPTIONS`, which browsers send before requests to another origin."""

@@ -26,7 +26,8 @@ class Files(StaticFiles):
 
 
 router = APIRouter(include_in_schema=False, route_class=Route)
-router.mount("/static", Files(directory=STATIC, packages=[("fastapi_offline", "static")]))
+files = Files(directory=STATIC, packages=[("fastapi_offline", "static")])
+router.mount("/static", files)
 
 
 @router.get("/")
@@ -36,6 +37,19 @@ async def get_demo(request: Request) -> Response:
     if not sent.endswith(b"/"):  # a prefix alone, from which the links would lead astray
         return RedirectResponse(f"{sent.rpartition(b'/')[2].decode()}/")
     return HTMLResponse(DEMO)
+
+
+@router.get("/client.js")
+@router.get("/client.d.ts")
+async def get_client(request: Request) -> Response:
+    """Serve the client for pages, or its types, to whoever asks."""
+    name = request.scope["path"].rpartition("/")[2]
+    response = await files.get_response(name, request.scope)
+    response.headers["Access-Control-Allow-Origin"] = "*"
+    if name.endswith(".ts"):
+        # Else it is a video, or a translation.
+        response.headers["Content-Type"] = "text/plain; charset=utf-8"
+    return response
 
 
 @router.get("/docs")

@@ -1,0 +1,150 @@
+"""`/client.js`: what it promises, in a browser and in Node, on the real service; and its types."""
+
+import asyncio
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+import httpx
+import pytest
+from fastapi import FastAPI
+
+import db
+import main
+from settings import PROJECT, Settings
+from tests import client_types, node
+from tests.conftest import Person, token
+from tests.test_service import UVICORN, Service, service
+
+CLIENT = PROJECT / "static" / "client.js"
+UNLIMITED = {"AUTH_RATE_LIMIT": "", "REFRESH_RATE_LIMIT": ""}
+FILES = ("client.js", "client.d.ts")
+
+
+@pytest.fixture(scope="module")
+def folder(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copy the page and its drivers, with the client as a project of its own has it."""
+    libraries = node.install(project / "tests" / "frontend") / "node_modules"
+    folder = tmp_path_factory.mktemp("client")
+    for path in (*(project / "tests" / "client").iterdir(), CLIENT):
+        if path.is_file():
+            shutil.copy(path, folder)
+    (folder / "package.json").write_text('{"type": "module"}')
+    (folder / "node_modules").symlink_to(libraries)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def origin(folder: Path) -> Iterator[str]:
+    """Serve the page."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (as in http.server)
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_browser_keeps_its_list(
+    chromium: str, folder: Path, origin: str, shared_clone: Path, database: db.Database
+) -> None:
+    options = {"DATABASE_URL": database.url, "CORS_ORIGINS": origin, **UNLIMITED}
+    with service(shared_clone, **options) as running:
+        command = ["node", "browser.mjs", chromium, origin, running.url]
+        same_port = [*UVICORN[:-1], str(urlsplit(running.url).port)]
+        with subprocess.Popen(
+            command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as browser:
+            assert browser.stdin
+            assert browser.stdout
+            printed = ""
+            while (line := browser.stdout.readline()) == "restart\n":
+                running.stop()
+                running = Service(shared_clone, command=same_port, **options)  # noqa: PLW2901
+                running.url = f"http://127.0.0.1:{same_port[-1]}"
+                running.wait_until_ready()
+                browser.stdin.write("restarted\n")
+                browser.stdin.flush()
+            printed = line + browser.stdout.read()
+        running.stop()
+    assert (printed, browser.returncode) == ("done\n", 0), running.printed()
+
+
+def test_node_calls_everything(folder: Path, shared_clone: Path, database: db.Database) -> None:
+    tokens = [token(sub=user) for user in ("pages", "other")]
+    with service(shared_clone, DATABASE_URL=database.url, **UNLIMITED) as running:
+        headers = {"Authorization": f"Bearer {tokens[0]}"}
+        httpx.post(f"{running.url}/api/tasks", headers=headers, json={"title": "Milk"})
+        asyncio.run(copy_the_task(database.url))
+        command = ["node", "node.mjs", str(folder / "client.js"), running.url, *tokens]
+        ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        assert (ran.stdout, ran.stderr) == ("done\n", ""), running.printed()
+
+
+async def copy_the_task(url: str) -> None:
+    """Give the user `pages`, who has one task, 1200 of them, each of a revision of its own."""
+    connection = await asyncpg.connect(url)
+    table = "SELECT column_name FROM information_schema.columns WHERE table_name = 'tasks'"
+    names = [row["column_name"] for row in await connection.fetch(table)]
+    own = {"id": "id + n", "rev": "rev + n", "created_at": "created_at + n * interval '1 s'"}
+    values = ", ".join(own.get(name, name) for name in names)
+    await connection.execute(
+        f"INSERT INTO tasks ({', '.join(names)}) SELECT {values}"
+        " FROM tasks, generate_series(1, 1199) AS n WHERE user_id = 'pages'"
+    )
+    await connection.execute("UPDATE users SET rev = rev + 1199 WHERE id = 'pages'")
+    await connection.close()
+
+
+def test_its_types_are_those_of_the_document() -> None:
+    text = client_types.FILE.read_text()
+
+    assert text == client_types.whole(text), "run: uv run python -m tests.client_types"
+
+
+def test_it_is_short() -> None:
+    lines = CLIENT.read_text().splitlines()
+
+    assert len(lines) <= 300
+    assert max(map(len, lines)) <= 120
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("origin", ["https://anywhere.example", "http://localhost:3000", "null"])
+async def test_any_page_may_read_it(client: Person, name: str, origin: str) -> None:
+    response = await client.get(f"/{name}", headers={"Origin": origin})
+
+    assert response.text == (PROJECT / "static" / name).read_text()
+    assert response.headers.get_list("Access-Control-Allow-Origin") == ["*"]
+    kinds = {"client.js": "text/javascript", "client.d.ts": "text/plain"}
+    assert response.headers["Content-Type"] == f"{kinds[name]}; charset=utf-8"
+    known = {"If-None-Match": response.headers["ETag"], "Origin": origin}
+    assert (await client.get(f"/{name}", headers=known)).status_code == 304
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json", "/static/demo.js", "/api/tasks"])
+async def test_any_page_may_read_nothing_else(client: Person, path: str) -> None:
+    response = await client.get(path, headers={"Origin": "https://anywhere.example"})
+
+    assert "Access-Control-Allow-Origin" not in response.headers
+
+
+async def test_it_is_served_with_the_pages(app: FastAPI, configured: Settings) -> None:
+    async def statuses(app: FastAPI, prefix: str = "") -> list[int]:
+        transport = httpx.ASGITransport(app, root_path=prefix)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as anybody:
+            return [(await anybody.get(f"{prefix}/{name}")).status_code for name in FILES]
+
+    bare = main.create_app(configured.model_copy(update={"pages": False}))
+    async with bare.router.lifespan_context(bare):
+        assert await statuses(bare) == [404, 404]
+    assert await statuses(app) == await statuses(app, "/todo") == [200, 200]
