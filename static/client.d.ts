@@ -85,6 +85,8 @@ export interface Copy {
   state: "connecting" | "live" | "offline" | "signed_out";
   /** How many writes are not yet acknowledged. */
   waiting: number;
+  /** By the temporary ids of new tasks, those that they have got since: for pages that keep something by id. */
+  ids: ReadonlyMap<number, number>;
 }
 
 /**

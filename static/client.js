@@ -219,7 +219,7 @@ function keepCopy({ user, name, ask, ids, real, call }, onChange, { onError, sto
     for (const { key, id, made } of settled) if (queue.delete(key) && made) ids.set(id, made);
     for (const write of queue.values()) write.id = real(write.id);
     ({ rev = rev, state = state } = now);
-    if (!more) queueMicrotask(() => onChange({ tasks: [...view().values()], state, waiting: queue.size }));
+    if (!more) queueMicrotask(() => onChange({ tasks: [...view().values()], state, waiting: queue.size, ids }));
     if (failed) queueMicrotask(() => onError?.(new TodoError(failed.error), failed.task));
   };
   const commit = async (change) => { // in all tabs, and on disk

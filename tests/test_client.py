@@ -1,6 +1,7 @@
 """`/client.js`: what it promises, in a browser and in Node, on the real service; and its types."""
 
 import asyncio
+import re
 import shutil
 import subprocess
 import threading
@@ -23,6 +24,7 @@ from tests.conftest import Person, token
 from tests.test_service import UVICORN, Service, service
 
 CLIENT = PROJECT / "static" / "client.js"
+DOCS = PROJECT / "docs" / "client.md"
 UNLIMITED = {"AUTH_RATE_LIMIT": "", "REFRESH_RATE_LIMIT": ""}
 FILES = ("client.js", "client.d.ts")
 
@@ -54,6 +56,11 @@ def origin(folder: Path) -> Iterator[str]:
         server.shutdown()
 
 
+def first_page() -> str:
+    """Return the page with which the documentation begins."""
+    return DOCS.read_text().partition("```html\n")[2].partition("```")[0]
+
+
 def test_a_browser_keeps_its_list(
     chromium: str, folder: Path, origin: str, shared_clone: Path, database: db.Database
 ) -> None:
@@ -61,6 +68,7 @@ def test_a_browser_keeps_its_list(
     with service(shared_clone, **options) as running:
         command = ["node", "browser.mjs", chromium, origin, running.url]
         same_port = [*UVICORN[:-1], str(urlsplit(running.url).port)]
+        (folder / "ten.html").write_text(first_page().replace("http://localhost:8000", running.url))
         with subprocess.Popen(
             command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as browser:
@@ -109,6 +117,51 @@ def test_its_types_are_those_of_the_document() -> None:
     text = client_types.FILE.read_text()
 
     assert text == client_types.whole(text), "run: uv run python -m tests.client_types"
+
+
+SETTING = """
+import { TodoClient } from "./client.js";
+const todo = new TodoClient("http://localhost:8000");
+declare const authClient: { token(): Promise<{ data?: { token: string } }> };
+"""
+MISTAKES = {
+    'todo.tasks.create({ titel: "Milk" });': "titel",
+    'todo.tasks.update(1, { priority: "urgent" });': "urgent",
+    'todo.tasks.list({ sort: "colour" });': "colour",
+    "todo.live(({ tasks }) => tasks[0].name);": "'name'",
+    "todo.live(() => {}, { onError: (error) => error.detail });": "'detail'",
+    "todo.user.id;": "possibly 'null'",
+}
+
+
+@pytest.fixture(scope="module")
+def compiled(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Compile what the documentation shows, and mistakes; tell what the compiler says of each."""
+    compiler = node.install(project / "tests" / "typescript") / "node_modules" / ".bin" / "tsc"
+    folder = tmp_path_factory.mktemp("types")
+    for name in FILES:
+        shutil.copy(PROJECT / "static" / name, folder)
+    blocks = re.findall(r"```js\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    shown = [f"async function block{n}() {{\n{block}}}\n" for n, block in enumerate(blocks)]
+    (folder / "shown.mts").write_text(SETTING + "".join(shown))
+    (folder / "mistakes.mts").write_text(SETTING + "\n".join(MISTAKES))
+    options = ["--strict", "--noEmit", "--target", "es2022", "--module", "nodenext"]
+    command = [str(compiler), *options, "shown.mts", "mistakes.mts"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    said = done.stdout.splitlines(keepends=True)
+    return {
+        name: "".join(line for line in said if line.startswith(name))
+        for name in ("shown", "mistakes", "client")
+    }
+
+
+def test_what_the_documentation_shows_fits_its_types(compiled: dict[str, str]) -> None:
+    assert (compiled["shown"], compiled["client"]) == ("", "")
+
+
+def test_mistakes_do_not_fit_its_types(compiled: dict[str, str]) -> None:
+    for name in MISTAKES.values():
+        assert name in compiled["mistakes"]
 
 
 def test_it_is_short() -> None:

@@ -99,6 +99,21 @@ const claims = {
     assert.deepStrictEqual(person.requests, []);
   },
 
+  async "the page of the documentation keeps a list"(person) {
+    const answers = [person.email, password];
+    const pages = [await person.context.newPage(), await person.context.newPage()];
+    const reads = (text) => pages.map((page) => page.waitForFunction((text) => document.querySelector("pre").textContent === text, text));
+    for (const page of pages) {
+      page.on("pageerror", (error) => person.complaints.push(String(error)));
+      page.on("dialog", (dialog) => dialog.accept(answers.shift()));
+      await page.goto(`${site}/ten.html`);
+      await page.waitForFunction(() => document.querySelector("pre").textContent === "live");
+    }
+    await pages[1].fill("[name=title]", "Milk");
+    await pages[1].press("[name=title]", "Enter");
+    await Promise.all(reads("live\nMilk"));
+  },
+
   async "writes show at once, and their temporary ids stay good"(person) {
     const page = await person.start();
     person.proxy.close();
@@ -113,6 +128,7 @@ const claims = {
     await shows(page, ["Boat", "Milk (done)"], { state: "offline", waiting: 4 });
     person.proxy.open();
     await shows(page, ["Boat", "Milk (done)"]);
+    assert(await page.evaluate((id) => now().tasks.some((task) => task.id === now().ids.get(id)), id));
     await page.evaluate((id) => list.complete(id), id);
     await shows(page, ["Boat", "Milk"]);
     await page.evaluate((id) => todo.tasks.update(id, { title: "Oat milk" }), id);
