@@ -1,5 +1,6 @@
 """What the tests run with Node: in CI it is there; where it is missing, they are skipped."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,7 +16,8 @@ def install(folder: Path) -> Path:
     if not shutil.which("npm"):
         assert not os.environ.get(NEEDED), "npm is missing"
         pytest.skip("needs Node and npm")
-    if not (folder / "node_modules").exists():
+    needed = json.loads((folder / "package.json").read_text("utf-8"))["dependencies"]
+    if not all((folder / "node_modules" / name).exists() for name in needed):
         options = ["--no-package-lock", "--no-audit", "--no-fund", "--silent", "--prefer-offline"]
         done = subprocess.run(
             ["npm", "install", *options],  # noqa: S607  (wherever it is)

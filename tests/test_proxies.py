@@ -232,7 +232,7 @@ def test_a_browser_shows_the_operations_below_a_prefix(
     ]
 
     assert ["operations-tasks-createTask" in page for page in shown] == [True, True, False]
-    assert 'id="sign-in">' in shown[2]  # no longer hidden
+    assert '<section id="welcome">' in shown[2]  # no longer hidden
 
 
 def test_an_account_works_below_a_prefix(site: str) -> None:
