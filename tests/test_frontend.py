@@ -3,6 +3,7 @@
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,14 +21,23 @@ def frontend(project: Path) -> Path:
     return node.install(project / "tests" / "frontend")
 
 
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Serve a folder's files, at the origin that is yielded."""
+    handler = partial(SimpleHTTPRequestHandler, directory=folder)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
 @pytest.fixture
 def origin(frontend: Path) -> Iterator[str]:
     """Serve the page."""
-    handler = partial(SimpleHTTPRequestHandler, directory=frontend)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with served(frontend) as origin:
+        yield origin
 
 
 def run(frontend: Path, *arguments: str) -> tuple[str, str]:
