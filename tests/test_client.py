@@ -24,7 +24,6 @@ from tests.conftest import Person, token
 from tests.test_service import UVICORN, Service, service
 
 CLIENT = PROJECT / "static" / "client.js"
-DOCS = PROJECT / "docs" / "client.md"
 UNLIMITED = {"AUTH_RATE_LIMIT": "", "REFRESH_RATE_LIMIT": ""}
 FILES = ("client.js", "client.d.ts")
 
@@ -57,8 +56,8 @@ def origin(folder: Path) -> Iterator[str]:
 
 
 def first_page() -> str:
-    """Return the page with which the documentation begins."""
-    return DOCS.read_text().partition("```html\n")[2].partition("```")[0]
+    """Return the page that the README shows."""
+    return (PROJECT / "README.md").read_text().partition("```html\n")[2].partition("```")[0]
 
 
 def test_a_browser_keeps_its_list(
@@ -141,7 +140,7 @@ def compiled(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     folder = tmp_path_factory.mktemp("types")
     for name in FILES:
         shutil.copy(PROJECT / "static" / name, folder)
-    blocks = re.findall(r"```js\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    blocks = re.findall(r"```js\n(.*?)```", (PROJECT / "docs" / "client.md").read_text(), re.DOTALL)
     shown = [f"async function block{n}() {{\n{block}}}\n" for n, block in enumerate(blocks)]
     (folder / "shown.mts").write_text(SETTING + "".join(shown))
     (folder / "mistakes.mts").write_text(SETTING + "\n".join(MISTAKES))
