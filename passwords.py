@@ -28,7 +28,7 @@ def processors() -> int:
     with contextlib.suppress(AttributeError):  # only Linux has it
         number = len(os.sched_getaffinity(0))
     with contextlib.suppress(OSError, ValueError):  # there is no quota, or it is "max"
-        quota, period = map(int, QUOTA.read_text().split())
+        quota, period = map(int, QUOTA.read_text("ascii").split())
         number = min(number, quota // period)
     return number
 

@@ -47,7 +47,8 @@ export class TaskList {
 
   render() {
     const focused = document.activeElement;
-    const position = [...items.children].indexOf(focused.closest("li"));
+    const item = focused.closest("li");
+    const position = [...items.children].indexOf(item);
     const sought = fold(search.value.trim());
     this.tag &&= this.tags.find((tag) => isSame(tag, this.tag)); // it may have a new name, or be gone
     const found = this.tasks.filter(
@@ -63,7 +64,7 @@ export class TaskList {
     $("#none").hidden = this.tasks.length > 0;
     $("#rename-tag").hidden = !this.tags.some(({ id }) => id);
     more.hidden = found.length <= this.#limit;
-    if (focused !== document.body) this.#keepFocus(focused, position);
+    if (focused !== document.body) this.#keepFocus(focused, item, position);
   }
 
   /** Let the list hold these tasks. While somebody is there, what is open stays, and what Undo can bring back. */
@@ -87,10 +88,9 @@ export class TaskList {
   }
 
   /** Give the focus back to what had it and was moved, or to what is near if that is gone. */
-  #keepFocus(focused, position) {
+  #keepFocus(focused, item, position) {
     if (focused.checkVisibility()) return focused.focus();
-    const own = focused.closest("li");
-    const near = own?.isConnected ? own : (items.children[position] ?? items.lastElementChild);
-    $("input", position < 0 || !near ? $("#add") : near).focus();
+    const near = item && (item.isConnected ? item : (items.children[position] ?? items.lastElementChild));
+    [...(near ?? $("#add")).querySelectorAll("input, button")].find((one) => one.checkVisibility()).focus();
   }
 }

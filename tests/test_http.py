@@ -328,7 +328,7 @@ async def test_the_links_of_the_docs_lead_somewhere_from_wherever_they_are(
     page = await client.get(path)
 
     links = re.findall(r'(?:src|href)="([^"]+)"', page.text)
-    assert len(links) == 4
+    assert len(links) == 5
     for link in links:
         assert (await client.get(str(page.url.join(link)))).status_code == 200
 

@@ -326,6 +326,20 @@ const claims = {
     await task(two, "Just added").getByText("edited before it was saved").waitFor();
     await one.unrouteAll({ behavior: "wait" });
 
+    await button(task(one, "Call mother"), "Delete").click();
+    await checkbox(one, "Just added").focus();
+    await two.evaluate(async () => {
+      const { TodoClient } = await import("./client.js");
+      const todo = new TodoClient(".");
+      await todo.resume();
+      const [newest] = await todo.tasks.list();
+      await todo.tasks.remove(newest.id);
+    });
+    await shows(two, "Call mother", "Buy milk");
+    await focused(one, button(one, "Undo"));
+    await one.keyboard.press("Enter");
+    await shows(one, "Call mother", "Buy milk");
+
     await button(one, "Sign out").click();
     await focused(one, textbox(one, "Email"));
     await two.getByRole("button", { name: "Sign up" }).waitFor();
