@@ -18,7 +18,9 @@ LATE = OF_ONE_USER * 9 // 10
 COLUMNS = ("ms, each < 200", "20 tasks", "500 tasks", f"500 after {LATE}")
 ORDERS = [f"sort={sort}" for sort in get_args(Sort)]
 TEXTS = ["task", "task&sort=title", "f0", "number+4711", "nowhere"]  # in all to none
-FILTERS = [*(f"search={text}" for text in TEXTS), "tag=tag+7", "tag=rare"]  # on 5,000 and on 3
+# On half of them, on 5,000, and on 3.
+TAGS = ["tag+1", "tag+1&sort=title", "tag+1&sort=-updated", "tag+7", "rare"]
+FILTERS = [*(f"search={text}" for text in TEXTS), *(f"tag={tag}" for tag in TAGS)]
 
 
 def milliseconds(client: httpx.Client, url: str) -> float:

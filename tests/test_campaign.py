@@ -1,6 +1,7 @@
 """How lists fare where one user has 100,000 of a million tasks; `uv run pytest -m campaign`."""
 
 import json
+import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.campaign
 
 MAX_MS = {"created": 10, "-created": 10}
 MAX_MS_IN_ANOTHER_ORDER = 300
+MAX_SECONDS_OF_A_LARGE_WRITE = 5
 TASKS = 1_000_000
 OF_ONE_USER = TASKS // 10
 PAGE = 51
@@ -233,3 +235,53 @@ async def test_no_list_reads_the_whole_table(
         if filtered == "none" and sort in MAX_MS:
             assert PAGE <= read <= 2 * PAGE, plan
             assert before or ms < MAX_MS[sort]
+
+
+MODES = ("force_custom_plan", "force_generic_plan")
+LARGE: dict[str, db.Statement[Any]] = {
+    "rename a tag": queries.UPDATE_TAG,
+    "delete a tag": queries.DELETE_TAG,
+    "complete": queries.COMPLETE_TASKS,
+    "delete": queries.DELETE_TASKS,
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", LARGE)
+async def test_half_of_the_tasks_are_changed_in_time(
+    million: "asyncpg.Connection[Any]", name: str, mode: str
+) -> None:
+    statement, owner = LARGE[name], VALUES["owner"]
+    find_tag = "SELECT id FROM tags WHERE user_id = $1 AND name = 'tag 1'"
+    values: dict[str, Any] = {
+        "owner": owner,
+        "match": None,
+        "status": "pending",
+        "completed": True,
+        "members": ["name"],
+        "name": "half",
+        "name_key": "half",
+        "color": None,
+        "tag_id": await million.fetchval(find_tag, owner),
+    }
+    await million.execute(f"SET plan_cache_mode = {mode}")
+    prepared = await million.prepare(statement.sql)
+    change = million.transaction()
+    await change.start()
+
+    started = time.monotonic()
+    await prepared.fetch(*(values[name] for name in statement.names))
+    seconds = time.monotonic() - started
+
+    parts = await million.fetch(
+        "SELECT count(*) FROM ("
+        " SELECT rev FROM tasks WHERE user_id = $1 UNION ALL"
+        " SELECT rev FROM deletions WHERE user_id = $1"
+        ") AS changed WHERE rev > 0 GROUP BY rev",
+        owner,
+    )
+    await change.rollback()
+    print(f"{name:12} {mode:18} {seconds:.1f} s")  # noqa: T201
+    assert sum(part["count"] for part in parts) > OF_ONE_USER // 2
+    assert max(part["count"] for part in parts) == queries.PART
+    assert seconds < MAX_SECONDS_OF_A_LARGE_WRITE
