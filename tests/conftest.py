@@ -41,6 +41,9 @@ logging.getLogger("httpx").setLevel(logging.WARNING)
 SECRET = "a secret of the tests, which is long enough for HS256 and for HS512 as well"
 ORIGIN = "http://localhost:3000"
 
+CAMPAIGN = float(os.environ.get("CAMPAIGN_MINUTES", "20"))
+"""For how many minutes campaigns call at random, and how often they kill what they kill."""
+
 Person = httpx.AsyncClient
 _numbers = itertools.count(1)
 

@@ -25,7 +25,7 @@ import embedded
 from embedded import postgres
 from errors import CannotStart
 from tests import test_service
-from tests.conftest import copied
+from tests.conftest import CAMPAIGN, copied
 
 ROOT = os.geteuid() == 0
 ORDINARY = pwd.getpwnam("nobody") if ROOT else pwd.getpwuid(os.geteuid())
@@ -793,7 +793,7 @@ async def test_however_the_database_ends_it_is_back_in_15_seconds_with_every_wri
         with postgres(data) as server:
             pass
         async with test_service.writing(running.url) as (acknowledged, statuses, observer):
-            for _ in range(20):
+            for _ in range(round(CAMPAIGN)):
                 before = await test_service.start_of(server.url)
                 await asyncio.to_thread(end, data)
                 ended = time.monotonic()

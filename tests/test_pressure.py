@@ -1,6 +1,6 @@
 """Random calls while connections are cut and processes killed; `uv run pytest -m campaign`.
 
-`CAMPAIGN_MINUTES` says for how long, 20 by default.
+`CAMPAIGN_MINUTES` says for how long (see conftest.py).
 """
 
 import asyncio
@@ -19,12 +19,11 @@ import httpx
 import pytest
 
 import embedded
-from tests.conftest import token
+from tests.conftest import CAMPAIGN, token
 from tests.test_service import Service, service
 
 pytestmark = pytest.mark.campaign
 
-MINUTES = float(os.environ.get("CAMPAIGN_MINUTES", "20"))
 USERS = 40
 ACTORS = 200  # five devices of each user
 GONE: dict[str, Any] = {}
@@ -218,7 +217,7 @@ async def test_under_random_calls_and_kills_nothing_is_lost_or_doubled_or_revive
         ]
 
         async def live(device: Device) -> None:
-            until = asyncio.get_running_loop().time() + MINUTES * 60
+            until = asyncio.get_running_loop().time() + CAMPAIGN * 60
             while asyncio.get_running_loop().time() < until:
                 await device.act()
                 await asyncio.sleep(device.chance.uniform(0, 0.4))
