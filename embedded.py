@@ -122,7 +122,9 @@ class _Server:
                 with self.alone() as lock:
                     if not self.responds() and not self.answers(lock, SILENCE):
                         self.start(lock)
-                        logger.warning("the private PostgreSQL had ended and was started again")
+                        logger.warning(
+                            "the private PostgreSQL did not answer and was started again"
+                        )
                 told = ""
             except Exception as error:  # noqa: BLE001  (whatever it is, retry)
                 reason = str(error if isinstance(error, CannotStart) else _cannot(error))

@@ -526,4 +526,4 @@ LIST_CHANGES = TaskStatement(f"""
     FROM page
     LEFT JOIN (changed FULL JOIN deleted ON changed.id = deleted_id) ON true
     ORDER BY coalesce(changed.rev, deleted_rev)""")
-"""Takes `owner` and `since`: about 500 changes at once, but always all of the same write."""
+"""Takes `owner` and `since`: about 500 changes at once, but always all of the same revision."""

@@ -172,6 +172,7 @@ async def running(project: Path, folder: Path) -> AsyncIterator[tuple[Service, s
 
 async def disturb(running: Service, url: str, chance: random.Random) -> None:
     """Cut connections all the time, and kill a process now and then."""
+    children = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children")
     while True:
         await asyncio.sleep(chance.uniform(0.5, 3))
         with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
@@ -181,21 +182,22 @@ async def disturb(running: Service, url: str, chance: random.Random) -> None:
                     "SELECT pid FROM pg_stat_activity"
                     " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
                 )
-                pid = chance.choice(pids)["pid"]
-                if chance.random() < 0.1:
-                    os.kill(pid, signal.SIGKILL)  # the whole server recovers
-                else:
-                    await connection.execute("SELECT pg_terminate_backend($1)", pid)
+                for row in chance.sample(pids, min(1, len(pids))):
+                    if chance.random() < 0.1:
+                        os.kill(row["pid"], signal.SIGKILL)  # the whole server starts again
+                    else:
+                        await connection.execute("SELECT pg_terminate_backend($1)", row["pid"])
             finally:
                 connection.terminate()
         if chance.random() < 0.05:
-            children = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children")
-            workers = [
-                int(pid)
-                for pid in children.read_text().split()
-                if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
-            ]
-            os.kill(chance.choice(workers), signal.SIGKILL)
+            with contextlib.suppress(OSError):  # it has just ended
+                workers = [
+                    int(pid)
+                    for pid in children.read_text().split()
+                    if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+                ]
+                for pid in chance.sample(workers, min(1, len(workers))):
+                    os.kill(pid, signal.SIGKILL)
 
 
 async def test_under_random_calls_and_kills_nothing_is_lost_or_doubled_or_revived(
@@ -224,6 +226,7 @@ async def test_under_random_calls_and_kills_nothing_is_lost_or_doubled_or_revive
 
         trouble = asyncio.create_task(disturb(started, url, chance))
         await asyncio.gather(*map(live, devices))
+        assert not trouble.done(), trouble.exception()
         trouble.cancel()
         await asyncio.gather(trouble, return_exceptions=True)
         started.wait_until_ready()
