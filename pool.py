@@ -120,6 +120,7 @@ class Pool:
         self._free: list[tuple[float, Connection]] = []  # most recently used last
         self._held: dict[User, int] = {}
         self._waiting: dict[User, collections.deque[Turn]] = {}  # the next user first
+        self._attempts = 0  # to open one
         self._opening: set[asyncio.Task[None]] = set()
         self._closing: set[asyncio.Task[None]] = set()
         self._large = asyncio.Lock()
@@ -220,8 +221,10 @@ class Pool:
 
     def _grow(self) -> None:
         """Open a connection in the background, if calls wait and there may be one more."""
-        is_wanted = self._waiting and not self._is_full
-        if is_wanted and self._open + len(self._opening) < self._size:
+        # One attempt is enough to find out whether the database is there.
+        most = self._size if self._open else min(self._size, 1)
+        if self._waiting and not self._is_full and self._open + self._attempts < most:
+            self._attempts += 1
             opening = asyncio.create_task(self._add())
             self._opening.add(opening)
             opening.add_done_callback(self._opening.discard)
@@ -232,7 +235,10 @@ class Pool:
 
     async def _add(self) -> None:
         try:
-            self._give(await self._connect(time.monotonic() + CONNECT_SECONDS))
+            try:
+                self._give(await self._connect(time.monotonic() + CONNECT_SECONDS))
+            finally:
+                self._attempts -= 1
         except Exception as error:  # noqa: BLE001  (those who wait raise it)
             self._do_without(error)
         else:
@@ -240,16 +246,16 @@ class Pool:
 
     def _do_without(self, error: Exception) -> None:
         """Let the connections that there are do. If there are none, those who wait fail."""
-        now = time.monotonic()
-        if self._open or isinstance(error, asyncpg.InsufficientResourcesError):
+        now, is_full = time.monotonic(), isinstance(error, asyncpg.InsufficientResourcesError)
+        if self._open or is_full:
             if now > self._told + GROW_SECONDS:
                 self._told, state = now, getattr(error, "sqlstate", None)
                 words = "database: no more than %d connections, SQLSTATE %s"
                 logger.warning(words, self._open, state)
             self._is_full = True
-            seconds = GROW_SECONDS if self._open else RETRY_SECONDS
+            seconds = GROW_SECONDS if self._open and is_full else RETRY_SECONDS
             asyncio.get_running_loop().call_later(seconds, self._grow_again)
-        elif len(self._opening) == 1:  # no other attempt is in progress
+        elif not self._attempts:  # else another may succeed
             turns = [turn for line in self._waiting.values() for turn in line if not turn.done()]
             self._waiting.clear()
             for turn in turns:
@@ -302,7 +308,7 @@ class Pool:
     async def close(self) -> None:
         """Wait until no connection is in use, then close all of them."""
         self._size = 0
-        while self._held or self._opening:  # noqa: ASYNC110  (nothing else needs an event for it)
+        while self._held or self._attempts:  # noqa: ASYNC110  (nothing else needs an event for it)
             await asyncio.sleep(RETRY_SECONDS)
         self._discard_idle()
         await asyncio.gather(*self._closing)

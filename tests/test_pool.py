@@ -423,15 +423,17 @@ async def test_however_many_users_wait_the_service_does_not(
     people = [connect(token(sub=name)) for name in names]
     tasks = [await create(person) for person in people]
     async with held_up(database, *names) as blocker, asyncio.timeout(4):
-        writes = [toggles(person, task) for person, task in zip(people, tasks, strict=True)]
+        writes = [
+            asyncio.create_task(person.patch(f"/api/tasks/{task['id']}/complete"))
+            for person, task in zip(people, tasks, strict=True)
+        ]
         await until_waiting(blocker, SIZE - 1)
 
         assert (await people[0].get("/health/ready")).status_code == 200
         await app.state.revocations.load()
         assert await blocker.fetchval(WAITING) == SIZE - 1
 
-    for each in writes:
-        assert {answer.status_code for answer in await asyncio.gather(*each)} == {200}
+    assert {answer.status_code for answer in await asyncio.gather(*writes)} == {200}
 
 
 async def test_who_waits_is_served_in_turn_user_by_user(
@@ -551,3 +553,23 @@ async def test_who_comes_too_late_takes_no_turn(
             await find.one()
         monkeypatch.undo()
         assert await find.one() == before
+
+
+async def test_a_turn_that_comes_with_the_deadline_is_taken(
+    configured: Settings, database: db.Database
+) -> None:
+    mine = pool.Pool(database.url, configured.model_copy(update={"database_pool_size": 1}))
+    long = time.monotonic() + 10
+    for seconds in (0.0, 0.1):  # the second time it is already prepared
+        steps: list[pool.Step] = [("SELECT pg_sleep($1)", [seconds])]
+        first = asyncio.create_task(mine.fetch(steps, pool.Limits(long, long), "ada"))
+        await asyncio.sleep(0) if seconds else await first
+    soon = time.monotonic() + 0.8
+    second = asyncio.create_task(mine.fetch([("SELECT 1", [])], pool.Limits(soon, long), "bob"))
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().call_soon(time.sleep, 0.5)
+    time.sleep(0.5)  # now the first is done, and when the service looks, the deadline has passed
+
+    assert [*(await second)[0]] == [1]
+    await first
+    await mine.close()

@@ -53,6 +53,7 @@ async def forwarder(
     database: db.Database,
     tls: ssl.SSLContext | None = None,
     delays: Sequence[float] = (),
+    accepted: "list[asyncio.StreamWriter] | None" = None,
 ) -> AsyncIterator[str]:
     """Let the tests' database be reached on a port; what is passed on takes the last delay."""
     (folder,) = parse_qs(urlsplit(database.url).query)["host"]
@@ -66,6 +67,8 @@ async def forwarder(
         writer.close()
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if accepted is not None:
+            accepted.append(writer)
         if tls:
             await reader.readexactly(8)  # a request for TLS
             writer.write(b"S")
@@ -189,6 +192,30 @@ async def test_a_network_that_delays_each_answer_makes_no_call_wait_longer(
         with pytest.raises(TimeoutError):
             await mine.fetch([("SELECT $1::bigint[]", [[1]])], pool.Limits(until, until), "ada")
         assert time.monotonic() < until + 0.2
+        await mine.close()
+
+
+async def test_one_attempt_that_is_cut_fails_nobody_while_another_may_succeed(
+    configured: Settings, database: db.Database
+) -> None:
+    delays, accepted = [0.0], list[asyncio.StreamWriter]()
+    async with forwarder(free_port(), database, delays=delays, accepted=accepted) as url:
+        mine = pool.Pool(url, configured)
+        until = time.monotonic() + 5
+        await mine.open(until)
+        delays.append(0.2)
+        first, *others = (
+            asyncio.create_task(mine.fetch([("SELECT 1", [])], pool.Limits(until, until), user))
+            for user in ("ada", "bob", "eve")
+        )
+        while len(accepted) < 3:
+            await asyncio.sleep(0.01)
+        accepted[0].transport.abort()
+        with pytest.raises(pool.Lost):
+            await first
+        accepted[1].transport.abort()
+
+        assert [[*rows[0]] for rows in await asyncio.gather(*others)] == [[1], [1]]
         await mine.close()
 
 
