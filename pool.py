@@ -216,7 +216,8 @@ class Pool:
             return False
         if connection := self._take(user):
             turns.popleft().set_result(connection)
-        self._waiting[user] = turns
+        if turns:
+            self._waiting[user] = turns
         return connection is not None
 
     def _grow(self) -> None:
