@@ -26,7 +26,9 @@ export class TodoError extends Error {
 const nobody = () => new TodoError({ status: 401, code: "not_authenticated", detail: "Nobody is signed in." });
 const noAnswer = (cause) => Promise.reject(new TodoError({}, cause)); // or half of one, or not the service's
 const mayHaveRun = ({ status }) => status === 0 || status === 408 || status >= 500;
-const isRefused = ({ status: s, code }) => s > 401 && s < 500 && s !== 408 && s !== 429 && code !== "unknown";
+const isFinal = (error) => // the service has refused the write itself
+  error instanceof TodoError && !error.isOfToken && error.code !== "unknown" && ![401, 429].includes(error.status) &&
+  !mayHaveRun(error);
 
 async function insist(attempt, judge, rest = pause, signal) { // until it works, it is over, or `judge` throws
   for (let tries = 0, began = Date.now(); !signal?.aborted; tries++, began = Date.now()) {
@@ -42,17 +44,17 @@ export class TodoClient {
   constructor(url, { token: ask } = {}) {
     url = new URL(url, globalThis.document?.baseURI).href.replace(/\/+$/, ""); // names locks and what is stored, too
     this.user = null;
-    let token, renewal, tabs;
+    let token, renewal, tabs, hasLeft; // by `signOut`, so that nothing asks for a token before `resume` or `live`
     const ids = new Map(); // by temporary ids, those that the service gave
     const copies = new Set(); // functions that begin a copy anew, with whoever is signed in
     const real = (id) => ids.get(Number(id)) ?? Number(id);
     const nameOf = (user) => user && `${url} ${user.id}`;
     const account = (path, body) => send("POST", `/api/v1/auth/${path}`, { body, credentials: "include" });
-    const inTurn = (run) => (tabs && navigator.locks ? navigator.locks.request(url, run) : run());
-    if (globalThis.document && !ask) try {
-      this.user = JSON.parse(localStorage.getItem(url)); // who signed in last
+    const inTurn = (run) => (tabs && !ask && navigator.locks ? navigator.locks.request(url, run) : run());
+    if (globalThis.document) try {
+      if (!ask) this.user = JSON.parse(localStorage.getItem(url)); // who signed in last
       tabs = new BroadcastChannel(url);
-      tabs.onmessage = ({ data }) => adopt(data, false);
+      tabs.onmessage = ({ data }) => (!ask || data.erased === nameOf(this.user)) && adopt(data, false);
     } catch {} // storage is switched off, and so are cookies
     const send = async (method, path, { token, body, headers, patience = PATIENCE, read = readJSON, ...init }) => {
       headers = { ...(token && { Authorization: `Bearer ${token}` }), ...headers };
@@ -66,17 +68,21 @@ export class TodoClient {
     };
     const adopt = async ({ access_token, user = null, erased }, isOurs = true) => { // who is signed in, in all tabs
       const isOther = user?.id !== this.user?.id;
-      [this.user, token] = [user, access_token];
-      if (tabs) localStorage.setItem(url, JSON.stringify(user));
-      if (isOurs) tabs?.postMessage({ access_token, user, erased });
-      if (isOther) for (const restart of copies) restart();
-      if (erased && globalThis.indexedDB) await done(indexedDB.deleteDatabase(erased)).catch(() => {});
+      [this.user, token, hasLeft] = [user, access_token, Boolean(erased)];
+      if (isOther || erased) for (const restart of copies) restart();
+      if (isOurs && (!ask || erased)) tabs?.postMessage({ access_token, user, erased });
+      if (tabs && !ask) try { localStorage.setItem(url, JSON.stringify(user)); } catch { localStorage.removeItem(url); }
+      if (erased && globalThis.indexedDB)
+        await Promise.race([done(indexedDB.deleteDatabase(erased)), pause(1000)]).catch(() => {}); // or it comes later
       return user;
     };
-    const leave = async (error) => { if (error.status === 401) await adopt({}); throw error; };
+    const leave = async (error) => {
+      if (error?.status === 401) await adopt({});
+      throw error instanceof TodoError ? Object.assign(error, { isOfToken: true }) : error;
+    };
     const foreign = async () => { // whose token it is keeps copies apart; only the service can tell if it is genuine
       const access_token = await ask();
-      if (!access_token) throw nobody();
+      if (!access_token || hasLeft) throw nobody();
       const { user_id, sub } = await claimsOf(access_token).catch(() => ({}));
       const id = user_id ?? sub ?? (await send("GET", "/api/v1/auth/me", { token: access_token }).catch(() => ({}))).id;
       return { access_token, user: id && { id, email: null, name: null } };
@@ -85,18 +91,19 @@ export class TodoClient {
       const isStale = () => !token || token === refused;
       const renewed = async () => {
         if (isStale()) await adopt(await (ask ? foreign() : account("refresh"))); // or another tab was faster
-        if (tabs) await pause(50); // the others hear of it before it is their turn
+        if (tabs && !ask) await pause(50); // the others hear of it before it is their turn
       };
-      if (!ask && !this.user) throw nobody();
+      if (hasLeft || (!ask && !this.user)) throw nobody();
       if (isStale()) await (renewal ??= inTurn(renewed).catch(leave).finally(() => (renewal = null)));
       return token;
     };
-    const call = async (method, path, init, refused) => { // a token that is refused is renewed, once
-      const [user, current] = [this.user, await renew(refused)];
-      if (user && user.id !== this.user?.id) throw nobody(); // but somebody else, who did not ask for this
+    const call = async (method, path, init, user = this.user, refused) => { // a refused token is renewed, once
+      const current = await renew(refused);
+      user ??= this.user;
+      if (user?.id !== this.user?.id) throw nobody(); // but somebody else, who did not ask for this
       return send(method, path, { ...init, token: current }).catch((error) => {
         if (error.status !== 401 || refused) throw error;
-        return call(method, path, init, current);
+        return call(method, path, init, user, current);
       });
     };
     const path = (id) => `${TASKS}/${real(id)}`;
@@ -108,12 +115,14 @@ export class TodoClient {
     this.signIn = ({ email, password }) => inTurn(async () => adopt(await account("login", { email, password })));
     this.signUp = ({ name, ...who }) => account("register", { name, ...who }).then(() => this.signIn(who));
     this.signOut = ({ everywhere = false } = {}) => inTurn(async () => {
-      const init = { token, credentials: "include" };
-      await adopt({ erased: nameOf(this.user) });
-      await send("POST", `/api/v1/auth/logout?everywhere=${everywhere}`, init);
+      const told = send("POST", `/api/v1/auth/logout?everywhere=${everywhere}`, { token, credentials: "include" });
+      const [{ reason }] = await Promise.allSettled([told, adopt({ erased: nameOf(this.user) ?? url })]);
+      if (reason) throw reason;
     });
-    this.resume = () => // an account's user stays signed in while the service is out of reach
-      renew().catch((error) => { if (ask && error.status !== 401) throw error; }).then(() => this.user);
+    this.resume = () => { // an account's user stays signed in while the service is out of reach
+      hasLeft = false;
+      return renew().catch((error) => { if (ask && error.status !== 401) throw error; }).then(() => this.user);
+    };
     this.tasks = {
       list: (query) => call("GET", TASKS + search(query)),
       all: async function* (query) {
@@ -122,8 +131,10 @@ export class TodoClient {
       },
       get: (id) => call("GET", path(id)),
       create: (task) => {
+        let { user } = this;
         const [body, headers, end] = [plain(task), { "Idempotency-Key": newKey() }, Date.now() + 30_000];
-        const attempt = () => call("POST", TASKS, { body, headers, patience: Math.min(PATIENCE, end - Date.now()) });
+        const init = () => ({ body, headers, patience: Math.max(0, Math.min(PATIENCE, end - Date.now())) });
+        const attempt = () => call("POST", TASKS, init(), (user ??= this.user));
         return insist(attempt, (error) => { if (!mayHaveRun(error) || Date.now() + LONGEST_PAUSE > end) throw error; });
       },
       update: (id, changes, { rev } = {}) => guarded("PATCH", id, rev, changes),
@@ -141,31 +152,41 @@ export class TodoClient {
       remove: (id) => call("DELETE", `/api/tags/${id}`, LONG),
     };
     this.live = (onChange, options) => {
-      let copy;
-      const link = () => ({ user: this.user, name: nameOf(this.user), ask, ids, real, call });
+      let copy, arrival;
+      hasLeft = false;
+      const mayCome = () => ask && !this.user && !hasLeft; // who it is, the function for tokens tells
+      const link = () => ({ user: this.user, isExpected: this.user || mayCome(), nameOf, ids, real, call });
       const restart = () => { copy?.close(); copy = keepCopy(link(), onChange, options); };
+      const judge = (error) => { if (error?.status === 401) throw error; };
+      const arrive = () => insist(() => renew(), judge).catch(() => {});
+      const write = async (...change) => {
+        if (mayCome()) await (arrival ??= arrive().finally(() => (arrival = null)));
+        return copy.write(...change);
+      };
       restart();
       copies.add(restart);
       return {
-        create: (task) => copy.write("POST", temporaryId(), task),
-        update: (id, changes) => copy.write("PATCH", id, changes),
-        complete: (id, completed) => copy.write("PATCH", id, { completed: completed ?? !copy.find(id)?.completed }),
-        remove: (id) => copy.write("DELETE", id),
+        create: (task) => write("POST", temporaryId(), task),
+        update: (id, changes) => write("PATCH", id, changes),
+        complete: (id, completed) => write("PATCH", id, { completed: completed ?? !copy.find(id)?.completed }),
+        remove: (id) => write("DELETE", id),
         close: () => copies.delete(restart) && copy.close(),
       };
     };
   }
 }
 
-const done = (request) => new Promise((resolve, reject) =>
-  Object.assign(request, { onsuccess: resolve, oncomplete: resolve, onerror: reject, onabort: reject }));
+const done = (request) => new Promise((yes, no) =>
+  Object.assign(request, { onsuccess: yes, oncomplete: yes, onerror: no, onabort: no }));
 async function transact(name, work) { // make a request of a copy on disk; its answer, if anything can be kept there
   if (!name) return undefined;
   try {
+    let isEmpty; // at first, and when the browser was told to forget
     const opening = indexedDB.open(name);
-    opening.onupgradeneeded = () => opening.result.createObjectStore("copy");
+    opening.onupgradeneeded = () => (isEmpty = opening.result.createObjectStore("copy"));
     const disk = (await done(opening)).target.result;
-    const request = work(disk.transaction("copy", "readwrite").objectStore("copy"));
+    disk.onversionchange = () => disk.close(); // whatever happens, it must not be in the way of who erases it
+    const request = work(disk.transaction("copy", "readwrite").objectStore("copy"), isEmpty);
     await done(request.transaction).finally(() => disk.close());
     return request.result;
   } catch {} // in Node, in some private windows, on a full disk
@@ -192,9 +213,11 @@ async function* changesAfter(rev, get) { // in pages, and then as Server-Sent Ev
 }
 
 /** Keep the tasks of whoever is signed in, and in `queue`, by their keys, the writes that are not acknowledged. */
-function keepCopy({ user, name, ask, ids, real, call }, onChange, { onError, storage = true } = {}) {
-  let [tasks, queue, rev, state] = [new Map(), new Map(), 0, user || ask ? "connecting" : "signed_out"];
-  let [disk, tabs, stream, held] = [user && storage && name];
+function keepCopy({ user, isExpected, nameOf, ids, real, call }, onChange, { onError, storage = true } = {}) {
+  let [tasks, queue, rev, state] = [new Map(), new Map(), 0, isExpected ? "connecting" : "signed_out"];
+  const name = nameOf(user);
+  let [disk, tabs, stream, held] = [storage && name];
+  const mine = new Set(); // the writes whose failure this tab tells
   const closed = new AbortController(), { signal } = closed, bell = new EventTarget();
   const woken = async () => signal.aborted || new Promise((end) => bell.addEventListener("ring", end, { once: true }));
   const wake = () => bell.dispatchEvent(new Event("ring"));
@@ -216,21 +239,22 @@ function keepCopy({ user, name, ask, ids, real, call }, onChange, { onError, sto
     for (const task of changed) if (!(tasks.get(task.id)?.rev > task.rev)) tasks.set(task.id, task);
     for (const id of deleted) tasks.delete(id);
     for (const write of added) if (!queue.has(write.key)) queue.set(write.key, write);
+    for (const key of queue.keys()) clock = Math.max(clock, parseInt(key)); // also if the clock was wrong
     for (const { key, id, made } of settled) if (queue.delete(key) && made) ids.set(id, made);
     for (const write of queue.values()) write.id = real(write.id);
     ({ rev = rev, state = state } = now);
     if (!more) queueMicrotask(() => onChange({ tasks: [...view().values()], state, waiting: queue.size, ids }));
-    if (failed) queueMicrotask(() => onError?.(new TodoError(failed.error), failed.task));
+    if (mine.has(failed?.key)) queueMicrotask(() => onError?.(new TodoError(failed.error), failed.task));
   };
   const commit = async (change) => { // in all tabs, and on disk
     if (signal.aborted || !Object.keys(change).length) return;
     merge(change);
     const { changed = [], deleted = [], added = [], settled = [] } = change;
-    await transact(disk, (kept) => {
-      for (const { id } of changed) kept.put(tasks.get(id), id);
+    await transact(disk, (kept, isEmpty) => {
+      for (const { id } of isEmpty ? tasks.values() : changed) kept.put(tasks.get(id), id);
       for (const key of [...deleted, ...settled.map((write) => write.key)]) kept.delete(key);
       const moved = [...queue.values()].filter(({ id }) => settled.some(({ made }) => made === id));
-      for (const write of [...added, ...moved]) kept.put(write, write.key);
+      for (const write of isEmpty ? queue.values() : [...added, ...moved]) kept.put(write, write.key);
       return kept.put({ reached: rev }, 0);
     });
     tabs?.postMessage(change);
@@ -239,6 +263,7 @@ function keepCopy({ user, name, ask, ids, real, call }, onChange, { onError, sto
     if (!all) tabs = disk = tabs?.close();
     const [{ reached } = {}, ...kept] = all ?? [];
     merge({ changed: kept.filter(({ title }) => title), added: kept.filter(({ method }) => method), rev: reached });
+    for (const key of queue.keys()) mine.add(key);
   });
   const write = async (method, id, changes) => { // is done when it is on disk, and returns the task as it shows
     const body = plain(changes);
@@ -247,7 +272,9 @@ function keepCopy({ user, name, ask, ids, real, call }, onChange, { onError, sto
     const known = [...tasks.values()].flatMap(({ tags }) => tags);
     const named = (tag) => known.find(({ name }) => name === tag) ?? { id: temporaryId(), name: tag, color: null };
     if (body?.tags) body.tags = body.tags.map((tag) => (tag.name ? tag : named(tag)));
-    const isKept = commit({ added: [{ key: newKey(), method, id: real(id), body, at: new Date().toISOString() }] });
+    const key = newKey();
+    mine.add(key);
+    const isKept = commit({ added: [{ key, method, id: real(id), body, at: new Date().toISOString() }] });
     const task = find(id);
     wake();
     return isKept.then(() => task);
@@ -255,40 +282,46 @@ function keepCopy({ user, name, ask, ids, real, call }, onChange, { onError, sto
   const deliver = async () => { // the oldest write, and see what becomes of it
     const [{ key, method, id, body }] = queue.values();
     const [isNew, init] = [method === "POST", { body, headers: { "Idempotency-Key": key } }]; // only creates heed it
-    const answer = call(method, isNew ? TASKS : `${TASKS}/${id}`, init);
+    const answer = call(method, isNew ? TASKS : `${TASKS}/${id}`, init, user);
     const [task, error] = await answer.then((task) => [task], (error) => [null, error]);
-    if (error && !isRefused(error)) throw error;
+    if (error ? !isFinal(error) : !task?.id && method !== "DELETE") throw error ?? new TodoError({});
+    const meant = find(id) ?? { ...body, id }; // the task as it was to be
     const isGone = error?.code === "task_not_found" && method !== "PATCH"; // as it was to be
+    const lost = [...queue.values()].filter((write) => write.id === id); // with a task, its later changes
     await commit({
-      settled: isNew && error ? [...queue.values()].filter((write) => write.id === id) : [{ key, id, made: task?.id }],
+      settled: isNew && error ? lost : [{ key, id, made: isNew && task.id }],
       changed: task?.rev > rev ? [task] : [],
       deleted: method === "DELETE" && (isGone || !error) ? [id] : [],
-      failed: error && !isGone && { error: { ...error, detail: error.message }, task: find(id) },
+      failed: error && !isGone && { key, error: { ...error, detail: error.message }, task: meant },
     });
   };
   const follow = async () => { // the changes, until their stream ends or is silent
     let heard = Date.now();
     const { signal } = (stream = new AbortController());
     const watchdog = setInterval(() => Date.now() - heard > 25_000 && stream.abort(), 1000); // comments come every 15 s
-    const news = changesAfter(rev, (path, read) => call("GET", `${TASKS}/${path}`, { signal, read }));
+    const news = changesAfter(rev, (path, read) => call("GET", `${TASKS}/${path}`, { signal, read }, user));
     try {
       for await (const change of news) {
         heard = Date.now();
-        await (held && Promise.race([held, pause(LONGEST_PAUSE)])); // or a task that is being created might show twice
+        await held; // or a task that is being created might show twice
         await commit(change);
       }
     } finally { clearInterval(watchdog); stream.abort(); }
   };
-  const fail = async ({ status }, tries) => {
+  const fail = async ({ status } = {}, tries) => {
     if (status === 422 && rev) await commit({ deleted: [...tasks.keys()], rev: 0, more: true }); // a restored database
     const now = status === 401 ? "signed_out" : tries ? "offline" : state; // the first failure may be the last
     if (now !== state) await commit({ state: now });
     if (status === 401) await woken();
   };
   const deliverAll = async () => {
-    while (!signal.aborted) await (queue.size ? (held = insist(deliver, null, rest, signal)) : woken());
+    while (!signal.aborted) {
+      const delivery = queue.size ? insist(deliver, null, rest, signal) : woken();
+      held = queue.size && Promise.race([delivery, pause(LONGEST_PAUSE)]);
+      await delivery;
+    }
   };
-  const lead = () => (user || ask) && Promise.all([deliverAll(), insist(follow, fail, rest, signal)]); // one tab does
+  const lead = () => isExpected && Promise.all([deliverAll(), insist(follow, fail, rest, signal)]); // one tab does
   const hear = (change) => { merge(change); wake(); if (change.isNew && stream) tabs.postMessage({ state }); };
   if (disk && globalThis.navigator?.locks) tabs = new BroadcastChannel(name);
   if (tabs) tabs.onmessage = ({ data }) => loaded.then(() => hear(data));
