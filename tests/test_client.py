@@ -123,6 +123,12 @@ import { TodoClient } from "./client.js";
 const todo = new TodoClient("http://localhost:8000");
 declare const authClient: { token(): Promise<{ data?: { token: string } }> };
 """
+EXAMPLE = PROJECT / "examples" / "nextjs" / "app" / "page.tsx"
+REST_OF_THE_EXAMPLE = """
+declare module "better-auth/client/plugins";
+declare module "better-auth/react";
+declare const process: { env: Record<string, string | undefined> };
+"""
 MISTAKES = {
     'todo.tasks.create({ titel: "Milk" });': "titel",
     'todo.tasks.update(1, { priority: "urgent" });': "urgent",
@@ -136,26 +142,44 @@ MISTAKES = {
 @pytest.fixture(scope="module")
 def compiled(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Compile what the documentation shows, and mistakes; tell what the compiler says of each."""
-    compiler = node.install(project / "tests" / "typescript") / "node_modules" / ".bin" / "tsc"
+    libraries = node.install(project / "tests" / "typescript") / "node_modules"
     folder = tmp_path_factory.mktemp("types")
+    (folder / "node_modules").symlink_to(libraries)
     for name in FILES:
         shutil.copy(PROJECT / "static" / name, folder)
     blocks = re.findall(r"```js\n(.*?)```", (PROJECT / "docs" / "client.md").read_text(), re.DOTALL)
     shown = [f"async function block{n}() {{\n{block}}}\n" for n, block in enumerate(blocks)]
     (folder / "shown.mts").write_text(SETTING + "".join(shown))
     (folder / "mistakes.mts").write_text(SETTING + "\n".join(MISTAKES))
-    options = ["--strict", "--noEmit", "--target", "es2022", "--module", "nodenext"]
-    command = [str(compiler), *options, "shown.mts", "mistakes.mts"]
+    (folder / "app").mkdir()
+    shutil.copy(EXAMPLE, folder / "app")
+    (folder / "rest.d.ts").write_text(REST_OF_THE_EXAMPLE)
+    options = ["--strict", "--noEmit", "--target", "es2022", "--module", "esnext"]
+    options += [
+        "--moduleResolution",
+        "bundler",
+        "--jsx",
+        "react-jsx",
+        "--skipLibCheck",
+        "--types",
+        "react",
+    ]
+    files = ["shown.mts", "mistakes.mts", "rest.d.ts", "app/page.tsx"]
+    command = [str(libraries / ".bin" / "tsc"), *options, *files]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     said = done.stdout.splitlines(keepends=True)
     return {
         name: "".join(line for line in said if line.startswith(name))
-        for name in ("shown", "mistakes", "client")
+        for name in ("shown", "mistakes", "client", "app")
     }
 
 
 def test_what_the_documentation_shows_fits_its_types(compiled: dict[str, str]) -> None:
     assert (compiled["shown"], compiled["client"]) == ("", "")
+
+
+def test_the_example_fits_its_types(compiled: dict[str, str]) -> None:
+    assert compiled["app"] == ""
 
 
 def test_mistakes_do_not_fit_its_types(compiled: dict[str, str]) -> None:

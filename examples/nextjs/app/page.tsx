@@ -9,6 +9,7 @@ const auth = createAuthClient({ plugins: [jwtClient()] });
 const todo = new TodoClient(process.env.NEXT_PUBLIC_API_URL ?? "http://localhost:8000", {
   token: async () => (await auth.token({ fetchOptions: { throw: true } })).token,
 });
+const EMPTY: Copy = { tasks: [], state: "connecting", waiting: 0, ids: new Map() };
 
 export default function Page() {
   const { data: session, isPending } = auth.useSession();
@@ -44,7 +45,7 @@ function Account() {
 
 function Tasks({ email }: { email: string }) {
   const [live, setLive] = useState<Live>();
-  const [{ tasks, state, waiting }, setCopy] = useState<Copy>({ tasks: [], state: "connecting", waiting: 0 });
+  const [{ tasks, state, waiting }, setCopy] = useState(EMPTY);
   const [error, setError] = useState<string>();
 
   useEffect(() => {
