@@ -52,12 +52,13 @@ export class TodoClient {
 
   /**
    * Keep a copy of all tasks, and call `onChange` at each change.
-   * @param options.onError Is told of writes that were refused for good and undone, and what their task was to be.
+   * @param options.onError Is told of writes that were refused for good and undone, and what their task was to be; of
+   *   one that is gone or never was, what was to be written.
    * @param options.storage `false` keeps the copy in memory, for this tab alone.
    */
   live(
     onChange: (copy: Copy) => void,
-    options?: { onError?: (error: TodoError, task?: Task | NewTask) => void; storage?: boolean },
+    options?: { onError?: (error: TodoError, task?: Task | (TaskChanges & { id?: number })) => void; storage?: boolean },
   ): Live;
 }
 

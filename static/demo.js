@@ -1,6 +1,6 @@
 // The page: signing up, in and out, adding tasks, and the sign that says how fresh the list is.
 import { TodoClient } from "../client.js";
-import { readTask } from "./fields.js";
+import { readTask, writeTask } from "./fields.js";
 import { $, explain, onSubmit, plural, quoted } from "./forms.js";
 import { TaskList } from "./list.js";
 import { offerRenaming } from "./tags.js";
@@ -23,7 +23,7 @@ function show({ tasks, state, waiting }) {
   clearTimeout(signing);
   signing = setTimeout(() => (sign.textContent = text), state === "live" && waiting ? 500 : 0); // most wait less
   sign.dataset.state = state;
-  list.tasks = tasks;
+  Object.assign(list, { tasks, user: todo.user });
   list.render();
   const isIn = state !== "signed_out";
   if (app.hidden !== isIn && welcome.hidden === isIn) return;
@@ -33,11 +33,13 @@ function show({ tasks, state, waiting }) {
 }
 
 /** A change was refused for good, and is undone: give back what was typed, and say what was wrong. */
-function refused(error, task) {
+function refused(error, task = {}) {
   const row = task.rev && list.rows.get(task.id); // without a revision it was never saved
   if (error.status === 422 && row) return row.explain(error, task);
-  if (error.status === 422) add.elements.title.value ||= task.title;
-  explain(add, { ...error, message: `${quoted(task.title)} was not saved. ${error.message}` });
+  if (!add.elements.title.value) writeTask(add, { priority: "medium", ...task });
+  $("details", add).open ||= Boolean(task.description);
+  const what = task.title ? quoted(task.title) : "A change";
+  explain(add, { ...error, message: `${what} was not saved. ${error.message}` });
 }
 
 onSubmit(account, async (method) => {

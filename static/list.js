@@ -19,6 +19,7 @@ const fold = (text) => text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase
 
 export class TaskList {
   tasks = [];
+  user = null; // whose they are
   tag = null; // which the list is filtered by
   rows = new Map(); // by the tasks' ids
   #limit = 100;
@@ -78,13 +79,12 @@ export class TaskList {
       rows.set(task.id, row);
     }
     for (const row of this.rows.values()) {
-      if (this.tasks.length && row.item.matches(".deleted, :has(form)")) rows.set(row.task.id, row);
+      if (row.task.user_id === this.user?.id && row.item.matches(".deleted, :has(form)")) rows.set(row.task.id, row);
       if (!rows.has(row.task.id)) row.item.remove();
     }
     this.rows = rows;
-    for (const [index, { item }] of [...rows.values()].entries()) {
+    for (const [index, { item }] of [...rows.values()].entries())
       if (items.children[index] !== item) items.insertBefore(item, items.children[index]);
-    }
   }
 
   /** Give the focus back to what had it and was moved, or to what is near if that is gone. */

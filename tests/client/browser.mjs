@@ -190,7 +190,7 @@ const claims = {
       list.update(now().tasks[0].id, { title: " " });
       list.create({ title: "x".repeat(201) });
       list.remove(12345);
-      list.complete(12345);
+      list.update(12345, { title: "Typed" });
     });
     await page.waitForFunction(() => refused.length === 3);
 
@@ -199,7 +199,7 @@ const claims = {
     assert.deepStrictEqual(told, [
       [422, "validation_error", 1, " "],
       [422, "validation_error", 1, "x".repeat(201)],
-      [404, "task_not_found", 0, undefined],
+      [404, "task_not_found", 0, "Typed"],
     ]);
   },
 
