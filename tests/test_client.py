@@ -87,7 +87,7 @@ def test_a_browser_keeps_its_list(
 
 
 def test_node_calls_everything(folder: Path, shared_clone: Path, database: db.Database) -> None:
-    tokens = [token(sub=user) for user in ("pages", "other")]
+    tokens = [token(sub="pages"), token(sub="other"), token(sub="pages", jti="fresh")]
     with service(shared_clone, DATABASE_URL=database.url, **UNLIMITED) as running:
         headers = {"Authorization": f"Bearer {tokens[0]}"}
         httpx.post(f"{running.url}/api/tasks", headers=headers, json={"title": "Milk"})
@@ -190,7 +190,7 @@ def test_mistakes_do_not_fit_its_types(compiled: dict[str, str]) -> None:
 def test_it_is_short() -> None:
     lines = CLIENT.read_text().splitlines()
 
-    assert len(lines) <= 330
+    assert len(lines) <= 335
     assert max(map(len, lines)) <= 120
 
 

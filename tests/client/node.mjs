@@ -1,10 +1,10 @@
-// What /client.js promises, in Node: `node node.mjs <client.js> <URL of the service> <token> <other token>`.
-// The token's user has 1200 tasks.
+// What /client.js promises, in Node: `node node.mjs <client.js> <URL of the service> <token> <other> <fresh>`.
+// The token's user, who has 1200 tasks, is also that of the fresh one; the other one is another user's.
 import assert from "node:assert";
 
 import { Proxy } from "./proxy.mjs";
 
-const [script, service, token, other] = process.argv.slice(2);
+const [script, service, token, other, fresh] = process.argv.slice(2);
 const { TodoClient, TodoError } = await import(script);
 const password = "canary horse battery";
 const code = (call) => call.then(() => "no error", (error) => `${error.status} ${error.code}`);
@@ -82,11 +82,12 @@ async function tokens() {
   assert.strictEqual(await code(stale.tasks.list()), "401 invalid_token");
 
   // Who calls for one user must not write for the next.
-  let user = "a.b.c";
-  const changing = new TodoClient(service, { token: () => user });
-  await changing.tasks.list().catch(() => {});
-  user = token;
-  await changing.tasks.list({ limit: 1 });
+  const refused = `${token.slice(0, token.lastIndexOf("."))}.forged`;
+  const owners = [refused, other];
+  const changing = new TodoClient(service, { token: () => owners.shift() });
+  assert.strictEqual(await code(changing.tasks.create({ title: "Not hers" })), "401 not_authenticated");
+  assert.strictEqual((await changing.resume()).id, "other");
+  assert.deepStrictEqual(await changing.tasks.list(), []);
 }
 
 async function pages() {
@@ -121,9 +122,28 @@ async function another() {
   await until(() => seen.at(-1)?.state === "live");
   await list.create({ title: "Mine" });
   await until(() => seen.at(-1).waiting === 0 && seen.at(-1).tasks.length === 1);
-  current = other;
+  current = fresh; // the service will refuse the first one
   await todo.signOut();
-  await until(() => seen.at(-1).tasks.length === 0);
+  await until(() => seen.at(-1).state === "signed_out" && seen.at(-1).tasks.length === 0);
+  const before = seen.length;
+  assert.strictEqual(await code(todo.tasks.list()), "401 not_authenticated");
+  await new Promise((resolve) => setTimeout(resolve, 500));
+  assert.deepStrictEqual([todo.user, seen.slice(before)], [null, []]);
+  const again = todo.live(() => {}, { storage: false });
+  await until(() => seen.at(-1).state === "live" && seen.at(-1).tasks.length === 1);
+  again.close();
+  let arrive;
+  current = new Promise((resolve) => (arrive = resolve));
+  const early = new TodoClient(service, { token: () => current });
+  const [late, told] = [[], early.live((copy) => late.push(copy))];
+  await early.signOut().catch(() => {}); // before anybody was known
+  arrive(other);
+  await new Promise((resolve) => setTimeout(resolve, 500));
+  assert.deepStrictEqual([early.user, late.at(-1).state], [null, "signed_out"]);
+  told.close();
+
+  await todo.signOut();
+  current = other;
   await todo.resume();
   await until(() => seen.at(-1).state === "live");
   assert.deepStrictEqual(seen.at(-1).tasks, []);
@@ -152,6 +172,18 @@ async function lost() {
   await until(() => seen.at(-1).state === "live" && seen.at(-1).waiting === 0);
   assert.strictEqual(seen.at(-1).tasks.filter(({ title }) => title === "Waits").length, 1);
   list.close();
+
+  // A machine sleeps between two attempts.
+  const { setTimeout: later, Date: { now: clock } } = globalThis;
+  proxy.close();
+  globalThis.setTimeout = (run, ms) => {
+    Date.now = () => clock() + 60_000;
+    return later(run, ms);
+  };
+  assert.strictEqual(await code(todo.tasks.create({ title: "Never" })), "0 no_answer");
+  Object.assign(globalThis, { setTimeout: later });
+  Date.now = clock;
+  proxy.open();
 
   // Time flies, so that 30 seconds are over soon.
   const { setTimeout, Date: { now } } = globalThis;
