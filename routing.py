@@ -155,7 +155,7 @@ class FastPath:
         """Return whether there is anything at a path, and what runs the request, if we do."""
         is_known = False
         for place in self._places.get(path.count("/"), ()):
-            if match := place.pattern.match(path):
+            if match := place.pattern.fullmatch(path):
                 is_known = True
                 if scope["method"] in place.operations:
                     scope["path_params"] = match.groupdict()

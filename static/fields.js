@@ -3,7 +3,7 @@ const words = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
 const midnight = (moment) => new Date(moment).setHours(0, 0, 0, 0);
 
 /** Split a moment into a day and a time where one is, as fields write them. So do Swedes. */
-const local = (moment) => new Date(moment).toLocaleString("sv").slice(0, 16).split(" ");
+const local = (moment) => new Date(moment).toLocaleString("sv").padStart(19, "0").slice(0, 16).split(" ");
 
 /** Read a task from a form. Throw what `explain` takes if there is a time without a day. */
 export function readTask({ elements: { title, description, day, time, priority } }) {
