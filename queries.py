@@ -180,14 +180,18 @@ _SORT_KEYS = {
 """What a list is sorted by: a column, its type, and the key that is made of it."""
 
 # Found first: if the planner underestimates the rows, it would look for them again for each task.
-# Then looked up as an array, in the order of the index and the table. Joined, 50,000 of them would
-# be looked up at random, one by one.
+# Sorted, because 50,000 tasks that are looked up in the order of the table take half the time.
 _WITH_THE_TAGS = """
     WITH with_the_tags AS MATERIALIZED (
         SELECT task_id FROM task_tags JOIN tags ON tags.user_id = :owner AND tags.id = tag_id
         WHERE task_tags.user_id = :owner AND name_key = ANY (:tag_keys)
-        GROUP BY task_id HAVING count(*) = cardinality(:tag_keys)
+        GROUP BY task_id HAVING count(*) = cardinality(:tag_keys) ORDER BY task_id
     )"""
+# OFFSET keeps the planner from any other way, which may be to compare each task with each of these.
+_TAGGED = """
+    with_the_tags CROSS JOIN LATERAL (
+        SELECT * FROM tasks WHERE user_id = :owner AND id = task_id OFFSET 0
+    ) AS tasks"""
 
 
 class Shape(NamedTuple):
@@ -217,7 +221,6 @@ def list_tasks(shape: Shape) -> TaskStatement:
     filters = [
         (shape.status == "completed", "AND completed"),
         (shape.status == "pending", "AND NOT completed"),
-        (shape.tagged, "AND id = ANY (ARRAY(SELECT task_id FROM with_the_tags))"),
         (
             shape.searched,
             "AND (strpos(title_key, :text) > 0 OR strpos(description_key, :text) > 0)",
@@ -231,7 +234,7 @@ def list_tasks(shape: Shape) -> TaskStatement:
         FROM (SELECT 1) AS one -- always one row: who has written nothing yet has none in `users`
         LEFT JOIN users ON users.id = :owner
         LEFT JOIN LATERAL (
-            SELECT {_TASK} FROM tasks
+            SELECT {_TASK} FROM {_TAGGED if shape.tagged else "tasks"}
             WHERE user_id = :owner
             AND coalesce(users.rev, 0) <> ALL (:known)
             AND (:priority::text IS NULL OR priority = :priority)

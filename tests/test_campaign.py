@@ -68,7 +68,6 @@ FILTERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "priority": ({}, {"priority": "high"}),
     "one tag": ({"tagged": True}, {}),
     "tag of half": ({"tagged": True}, {"tag_keys": ["tag 1"]}),
-    "tag of all": ({"tagged": True}, {"tag_keys": ["tag 0"]}),
     "two tags": ({"tagged": True}, {"tag_keys": ["tag 0", "tag 7"]}),
     "no such tag": ({"tagged": True}, {"tag_keys": ["tag x"]}),
     "text of 111": ({"searched": True}, {}),
