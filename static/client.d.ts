@@ -7,7 +7,10 @@ export class TodoClient {
    * @param options.token Asks another server for a token, at first and after each 401. Whatever it throws, the call
    *   throws. Without it, users have accounts of this service.
    */
-  constructor(url: string | URL, options?: { token?: () => string | null | undefined | Promise<string | null | undefined> });
+  constructor(
+    url: string | URL,
+    options?: { token?: () => string | null | undefined | Promise<string | null | undefined> },
+  );
 
   /** Who is signed in. */
   readonly user: Who | null;
@@ -17,7 +20,7 @@ export class TodoClient {
 
   signIn(who: { email: string; password: string }): Promise<Who>;
 
-  /** End the session, or all sessions of the user, and erase the copy with what waits in it. */
+  /** End the session, or all sessions of the user, and erase the copy. `token` is not asked until `resume`. */
   signOut(options?: { everywhere?: boolean }): Promise<void>;
 
   /** Find out who is signed in when a page is opened again. Where nobody ever was, nothing is asked. */
@@ -58,7 +61,10 @@ export class TodoClient {
    */
   live(
     onChange: (copy: Copy) => void,
-    options?: { onError?: (error: TodoError, task?: Task | (TaskChanges & { id?: number })) => void; storage?: boolean },
+    options?: {
+      onError?: (error: TodoError, task?: Task | (TaskChanges & { id?: number })) => void;
+      storage?: boolean;
+    },
   ): Live;
 }
 
@@ -92,7 +98,8 @@ export interface Copy {
 
 /**
  * Writes that show at once and are sent as soon as they can be. Each resolves when the write is kept, also over a
- * reload; none rejects. A new task has a negative id until it is acknowledged, which all methods go on to accept.
+ * reload unless the disk is full; none rejects. A new task has a negative id until it is acknowledged, which all
+ * methods go on to accept.
  */
 export interface Live {
   create(task: NewTask): Promise<Task | undefined>;

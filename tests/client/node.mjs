@@ -177,7 +177,7 @@ async function lost() {
   const { setTimeout: later, Date: { now: clock } } = globalThis;
   proxy.close();
   globalThis.setTimeout = (run, ms) => {
-    Date.now = () => clock() + 60_000;
+    if (ms <= 200) Date.now = () => clock() + 60_000;
     return later(run, ms);
   };
   assert.strictEqual(await code(todo.tasks.create({ title: "Never" })), "0 no_answer");

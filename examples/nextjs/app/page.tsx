@@ -59,7 +59,6 @@ function Tasks({ email }: { email: string }) {
   }
 
   async function signOut() {
-    live?.close();
     await todo.signOut().catch(() => {}); // the copy is erased, whether or not the service hears of it
     await auth.signOut();
   }
