@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,7 +20,7 @@ import db
 import main
 from settings import PROJECT, Settings
 from tests import client_types, node
-from tests.conftest import Person, token
+from tests.conftest import CAMPAIGN, Person, token
 from tests.test_service import UVICORN, Service, service
 
 CLIENT = PROJECT / "static" / "client.js"
@@ -60,30 +60,51 @@ def first_page() -> str:
     return (PROJECT / "README.md").read_text().partition("```html\n")[2].partition("```")[0]
 
 
-def test_a_browser_keeps_its_list(
+Drive = Callable[..., str]
+
+
+@pytest.fixture
+def drive(
     chromium: str, folder: Path, origin: str, shared_clone: Path, database: db.Database
-) -> None:
-    options = {"DATABASE_URL": database.url, "CORS_ORIGINS": origin, **UNLIMITED}
-    with service(shared_clone, **options) as running:
-        command = ["node", "browser.mjs", chromium, origin, running.url]
-        same_port = [*UVICORN[:-1], str(urlsplit(running.url).port)]
-        (folder / "ten.html").write_text(first_page().replace("http://localhost:8000", running.url))
-        with subprocess.Popen(
-            command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as browser:
-            assert browser.stdin
-            assert browser.stdout
-            printed = ""
-            while (line := browser.stdout.readline()) == "restart\n":
-                running.stop()
-                running = Service(shared_clone, command=same_port, **options)  # noqa: PLW2901
-                running.url = f"http://127.0.0.1:{same_port[-1]}"
-                running.wait_until_ready()
-                browser.stdin.write("restarted\n")
-                browser.stdin.flush()
-            printed = line + browser.stdout.read()
-        running.stop()
-    assert (printed, browser.returncode) == ("done\n", 0), running.printed()
+) -> Drive:
+    """Run a driver against the service, restarting that when it asks; return what it printed."""
+    environment = {"DATABASE_URL": database.url, "CORS_ORIGINS": origin, **UNLIMITED}
+
+    def run(script: str, *arguments: str, **settings: str) -> str:
+        running = Service(shared_clone, **environment, **settings)
+        url = running.url
+        same_port = [*UVICORN[:-1], str(urlsplit(url).port)]
+        (folder / "ten.html").write_text(first_page().replace("http://localhost:8000", url))
+        command = ["node", script, chromium, origin, url, *arguments]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        try:
+            running.wait_until_ready()
+            with subprocess.Popen(command, cwd=folder, text=True, **pipes) as driver:  # type: ignore[call-overload]
+                while (line := driver.stdout.readline()) == "restart\n":
+                    running.stop()
+                    running = Service(shared_clone, command=same_port, **environment, **settings)
+                    running.url = url
+                    running.wait_until_ready()
+                    driver.stdin.write("restarted\n")
+                    driver.stdin.flush()
+                return line + driver.stdout.read()  # type: ignore[no-any-return]
+        finally:
+            running.stop()
+
+    return run
+
+
+def test_a_browser_keeps_its_list(drive: Drive) -> None:
+    assert drive("browser.mjs") == "done\n"
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("seed", range(1, round(CAMPAIGN) + 1))
+def test_nothing_is_lost_and_nothing_happens_twice(drive: Drive, seed: int) -> None:
+    """Write at random in several tabs, while connections are cut, tokens expire and it restarts."""
+    printed = drive("campaign.mjs", "60", str(seed), ACCESS_TOKEN_SECONDS="10")
+
+    assert printed.endswith("done\n"), printed
 
 
 def test_node_calls_everything(folder: Path, shared_clone: Path, database: db.Database) -> None:

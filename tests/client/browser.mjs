@@ -1,90 +1,8 @@
 // What /client.js promises, in a browser: `node browser.mjs <Chromium> <URL of the page> <URL of the service>`.
 // Prints "restart" when the service is to be restarted, and waits for a line.
 import assert from "node:assert";
-import readline from "node:readline";
-import { setTimeout as pause } from "node:timers/promises";
 
-import { chromium } from "playwright-core";
-
-import { Proxy } from "./proxy.mjs";
-
-const [executablePath, site, service] = process.argv.slice(2);
-const lines = readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
-const browser = await chromium.launch({ executablePath, args: ["--disable-gpu", "--disable-quic"] });
-const password = "canary horse battery";
-let accounts = 0;
-
-/** Somebody with a browser of their own, whose way to the service goes through `proxy`. */
-class Person {
-  requests = [];
-  complaints = [];
-
-  static async meet() {
-    const person = new Person();
-    person.proxy = await new Proxy(service).listen();
-    person.context = await browser.newContext();
-    person.context.on("request", (request) => {
-      if (request.url().startsWith(person.proxy.url))
-        person.requests.push(`${request.method()} ${request.url().slice(person.proxy.url.length)}`);
-    });
-    person.email = `person.${process.pid}.${++accounts}@example.com`;
-    return person;
-  }
-
-  /** Open a tab. */
-  async tab(hash = "") {
-    const page = await this.context.newPage();
-    page.setDefaultTimeout(10_000);
-    page.on("pageerror", (error) => this.complaints.push(String(error)));
-    page.on("console", (message) => {
-      const isAnswer = message.text().startsWith("Failed to load resource"); // nobody can silence these
-      if (message.type() === "error" && !isAnswer) this.complaints.push(message.text());
-    });
-    await page.goto(`${site}/page.html?service=${this.proxy.url}${hash}`);
-    await page.waitForFunction(() => document.title === "Ready");
-    return page;
-  }
-
-  /** Open a tab, sign up, and keep a list. */
-  async start(options) {
-    const page = await this.tab();
-    await page.evaluate((who) => todo.signUp(who), { email: this.email, password });
-    await page.evaluate((given) => keep(given), options);
-    await shows(page, []);
-    return page;
-  }
-
-  /** What the service has. */
-  async stored() {
-    this.token ??= (await this.ask("POST", "/api/v1/auth/login", { email: this.email, password })).access_token;
-    const tasks = await this.ask("GET", "/api/tasks");
-    return tasks.map(({ title, completed }) => (completed ? `${title} (done)` : title));
-  }
-
-  /** Call the service, from another device. */
-  async ask(method, path, body) {
-    const headers = { ...(this.token && { Authorization: `Bearer ${this.token}` }), "Content-Type": "application/json" };
-    const response = await fetch(service + path, { method, headers, body: body && JSON.stringify(body) });
-    assert(response.ok, `${method} ${path}: ${response.status}`);
-    return response.status === 204 ? null : response.json();
-  }
-
-  asked(start) {
-    return this.requests.filter((request) => request.startsWith(start)).length;
-  }
-}
-
-const titles = (page) => page.evaluate(() => now().tasks.map((task) => (task.completed ? `${task.title} (done)` : task.title)));
-const read = (page) => page.evaluate(() => ({ state: now().state, waiting: now().waiting }));
-
-/** Wait until a page shows these tasks, in this state. */
-async function shows(page, tasks, expected = { state: "live", waiting: 0 }, timeout = 10_000) {
-  const seen = async () => ({ tasks: await titles(page), ...(await read(page)) });
-  const wanted = { tasks, ...expected };
-  for (const end = Date.now() + timeout; Date.now() < end && JSON.stringify(await seen()) !== JSON.stringify(wanted); )
-    await pause(20);
-  assert.deepStrictEqual(await seen(), wanted);
-}
+import { end, password, pause, Person, restart, shows, site } from "./person.mjs";
 
 const claims = {
   async "a first visit asks nothing, and nobody is signed in"(person) {
@@ -186,15 +104,17 @@ const claims = {
     const page = await person.start();
     await page.evaluate(() => list.create({ title: "Milk" }));
     await shows(page, ["Milk"]);
-    await page.evaluate(() => {
+    await page.evaluate(async () => {
       list.update(now().tasks[0].id, { title: " " });
-      list.create({ title: "x".repeat(201) });
+      const { id } = await list.create({ title: "x".repeat(201) });
+      list.complete(id);
       list.remove(12345);
       list.update(12345, { title: "Typed" });
     });
     await page.waitForFunction(() => refused.length === 3);
 
     await shows(page, ["Milk"]);
+    await pause(300);
     const told = await page.evaluate(() => refused.map(({ status, code, errors, task }) => [status, code, errors.length, task?.title]));
     assert.deepStrictEqual(told, [
       [422, "validation_error", 1, " "],
@@ -290,6 +210,7 @@ const claims = {
     await person.context.setOffline(false);
     await shows(page, ["Boat", "Milk"]);
 
+    await pause(500); // until the last event has arrived
     person.proxy.kill();
     const { id } = await person.ask("POST", "/api/tasks", { title: "Car" });
     await page.evaluate(() => {
@@ -300,9 +221,9 @@ const claims = {
 
     await person.ask("DELETE", `/api/tasks/${id}`);
     await shows(page, ["Boat", "Milk"]);
-    console.log("restart");
+    const restarted = restart();
     await page.evaluate(() => list.create({ title: "Bike" }));
-    await lines.next();
+    await restarted;
     await shows(page, ["Bike", "Boat", "Milk"]);
     assert.deepStrictEqual(await person.stored(), ["Bike", "Boat", "Milk"]);
   },
@@ -405,7 +326,7 @@ async function check([claim, body]) {
     await body(person);
     assert.deepStrictEqual(person.complaints, []);
   } catch (error) {
-    console.log(`${claim}: ${error.stack}\n${person.requests.slice(-20).join("\n")}`);
+    console.log(`${claim}: ${error.stack}\n${[...person.requests.slice(-20), ...person.complaints].join("\n")}`);
     process.exitCode = 1;
   }
   await person.context.close();
@@ -420,6 +341,4 @@ await Promise.all(Array.from({ length: 3 }, async () => {
   while (together.length) await check(together.shift());
 }));
 for (const claim of alone) await check(claim);
-await browser.close();
-process.stdin.destroy();
-if (!process.exitCode) console.log("done");
+await end();

@@ -206,3 +206,4 @@ process.on("unhandledRejection", (error) => {
 });
 for (const check of [accounts, tokens, pages, another, lost]) await check();
 console.log("done");
+process.exit(); // pauses of what was closed may still be running
