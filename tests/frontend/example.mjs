@@ -8,7 +8,7 @@ import { chromium } from "playwright-core";
 
 const [executablePath, site] = process.argv.slice(2);
 const browser = await chromium.launch({ executablePath, args: ["--disable-gpu", "--disable-quic"] });
-const account = { Email: "frontend@example.com", Password: "canary horse battery" };
+const account = { Email: `example.${process.pid}@example.com`, Password: "canary horse battery" };
 
 /** Open the page in a window; the test wants no errors. */
 async function open(context) {
