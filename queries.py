@@ -138,13 +138,13 @@ def _target(condition: str) -> str:
     )"""
 
 
-def _bump(condition: str = "true", more: str = "0") -> str:
+def _bump(condition: str = "true", by: str = "1") -> str:
     """Go to the next revision, or so many further. No row: it is not the case, or no owner yet."""
     # A write may have begun before those that it waited for; its moment is later all the same. In
     # UTC, because Citus refuses in an UPDATE what depends on the session's time zone.
     return f"""
     bump AS (
-        UPDATE users SET rev = rev + 1 + {more}, written_at = greatest(
+        UPDATE users SET rev = rev + {by}, written_at = greatest(
             (written_at AT TIME ZONE 'UTC' + interval '1 microsecond') AT TIME ZONE 'UTC',
             statement_timestamp()
         )
@@ -159,8 +159,21 @@ _BUMP = _bump(_IF_TARGET)
 # A write of many rows gives each part of them a revision of its own, so that clients can read what
 # it changed in parts, too. All are seen at once, and the last one is the owner's.
 PART = 250
-_PART = f"(row_number() OVER () - 1) / {PART} AS part"  # counted back from the last revision
-_MORE = "coalesce((SELECT max(part) FROM parts), 0)"
+
+
+def _parts(ids: str) -> str:
+    """Divide a query's ids: `edges` are the first of each part; null if there are none."""
+    return f"""
+    parts AS (
+        SELECT array_agg(id ORDER BY id) AS edges FROM (
+            SELECT id, row_number() OVER (ORDER BY id) AS number FROM ({ids}) AS every
+        ) AS numbered WHERE number % {PART} = 1
+    )"""
+
+
+# Not joined by the id: with few rows expected, the planner would compare each with each.
+_REV_OF_PART = "bump.rev - cardinality(edges) + width_bucket(tasks.id, edges)"
+_NUMBER_OF_PARTS = "(SELECT coalesce(cardinality(edges), 1) FROM parts)"
 
 CREATE_OWNER = Statement[dict[str, str]]("""
     INSERT INTO users (id) VALUES (:owner) ON CONFLICT DO NOTHING""")
@@ -405,25 +418,21 @@ _MEANT = """
     user_id = :owner AND EXISTS (SELECT rev FROM list)
     AND (:status = 'all' OR completed = (:status = 'completed'))"""
 
-_BUMP_PARTS = _bump("EXISTS (SELECT id FROM parts)", _MORE)
+_BUMP_PARTS = _bump("(SELECT edges FROM parts) IS NOT NULL", _NUMBER_OF_PARTS)
+_OTHERS = f"{_MEANT} AND completed <> :completed"
 
 COMPLETE_TASKS: Statement[Updated] = _bulk(f"""
-    WITH {_LIST},
-    parts AS (SELECT id, {_PART} FROM tasks WHERE {_MEANT} AND completed <> :completed),
-    {_BUMP_PARTS},
+    WITH {_LIST}, {_parts(f"SELECT id FROM tasks WHERE {_OTHERS}")}, {_BUMP_PARTS},
     changed AS (
-        UPDATE tasks
-        SET completed = :completed, rev = bump.rev - part, updated_at = bump.written_at
-        FROM bump, parts WHERE user_id = :owner AND tasks.id = parts.id RETURNING tasks.id
+        UPDATE tasks SET completed = :completed, rev = {_REV_OF_PART}, updated_at = bump.written_at
+        FROM bump, parts WHERE {_OTHERS} RETURNING tasks.id
     )
     SELECT (SELECT count(*) FROM changed) AS updated FROM list""")
 
 DELETE_TASKS: Statement[Deleted] = _bulk(f"""
-    WITH {_LIST}, parts AS (SELECT id, {_PART} FROM tasks WHERE {_MEANT}), {_BUMP_PARTS},
-    gone AS (
-        DELETE FROM tasks WHERE user_id = :owner AND id IN (SELECT id FROM parts) RETURNING id
-    ),
-    buried AS ({_BURY} SELECT :owner, id, rev - part FROM parts, bump)
+    WITH {_LIST}, {_parts(f"SELECT id FROM tasks WHERE {_MEANT}")}, {_BUMP_PARTS},
+    gone AS (DELETE FROM tasks WHERE {_MEANT} AND EXISTS (SELECT rev FROM bump) RETURNING id),
+    buried AS ({_BURY} SELECT :owner, tasks.id, {_REV_OF_PART} FROM gone AS tasks, bump, parts)
     SELECT (SELECT count(*) FROM gone) AS deleted FROM list""")
 """Both return no row if the list has another revision, or there is no owner yet."""
 
@@ -445,25 +454,23 @@ CREATE_TAG = Statement[TagRead](f"""
     SELECT {_TAG} FROM made""")
 
 # A task includes its tags, so it changes with them.
-_CARRIERS = f"""
-    parts AS (
-        SELECT task_id AS id, {_PART} FROM task_tags WHERE user_id = :owner AND tag_id = :tag_id
-    ),
-    {_bump(_IF_TARGET, _MORE)},
+_CARRIERS = "SELECT task_id AS id FROM task_tags WHERE user_id = :owner AND tag_id = :tag_id"
+_TOUCHED = f"""
+    {_parts(_CARRIERS)}, {_bump(_IF_TARGET, _NUMBER_OF_PARTS)},
     touched AS (
-        UPDATE tasks SET rev = bump.rev - part FROM bump, parts
-        WHERE user_id = :owner AND tasks.id = parts.id
+        UPDATE tasks SET rev = {_REV_OF_PART} FROM bump, parts
+        WHERE user_id = :owner AND (id IN ({_CARRIERS})) IS TRUE -- else it would be joined
     )"""
 
 UPDATE_TAG: Statement[TagRead] = _bulk(f"""
     WITH target AS (SELECT id FROM tags WHERE {_THIS_TAG} AND {_differs("tags", TAG_COLUMNS)}),
-    {_CARRIERS}
+    {_TOUCHED}
     UPDATE tags SET ({_listed(TAG_COLUMNS)}) = ROW ({_given("tags", TAG_COLUMNS)})
     WHERE {_THIS_TAG} AND EXISTS (SELECT rev FROM bump) RETURNING {_TAG}""")
 """Change the members named in `members`. No row: nothing would change."""
 
 DELETE_TAG: Statement[dict[str, int]] = _bulk(f"""
-    WITH target AS (SELECT id FROM tags WHERE {_THIS_TAG}), {_CARRIERS}
+    WITH target AS (SELECT id FROM tags WHERE {_THIS_TAG}), {_TOUCHED}
     DELETE FROM tags WHERE {_THIS_TAG} AND EXISTS (SELECT rev FROM bump) RETURNING id""")
 
 

@@ -37,13 +37,15 @@ CREATE TABLE tasks (
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
     rev bigint NOT NULL DEFAULT '0',
-    PRIMARY KEY (user_id, id),
     CONSTRAINT tasks_priority CHECK (priority IN ('low', 'medium', 'high')),
     CONSTRAINT tasks_due_is_day CHECK (NOT due_is_day OR due_date IS NOT NULL)
 );
 CREATE INDEX tasks_by_created ON tasks (user_id, created_at, id);
 CREATE INDEX tasks_by_completed ON tasks (user_id, completed, created_at, id);
 CREATE INDEX tasks_by_rev ON tasks (user_id, rev);
+-- Last, here and below: where most users have a single row, any of the indexes seems to do, and the
+-- planner takes the newest.
+ALTER TABLE tasks ADD PRIMARY KEY (user_id, id);
 
 CREATE TABLE deletions (
     user_id text REFERENCES users ON DELETE CASCADE,
@@ -68,18 +70,18 @@ CREATE TABLE tags (
     name text NOT NULL CONSTRAINT tags_name_length CHECK (char_length(name) BETWEEN 1 AND 50),
     name_key text NOT NULL,
     color text CONSTRAINT tags_color CHECK (color ~ '^#[0-9a-f]{6}$'),
-    PRIMARY KEY (user_id, id),
     CONSTRAINT tags_name UNIQUE (user_id, name_key)
 );
+ALTER TABLE tags ADD PRIMARY KEY (user_id, id);
 CREATE TABLE task_tags (
     user_id text,
     task_id bigint,
     tag_id bigint,
-    PRIMARY KEY (user_id, task_id, tag_id),
     FOREIGN KEY (user_id, task_id) REFERENCES tasks ON DELETE CASCADE,
     FOREIGN KEY (user_id, tag_id) REFERENCES tags ON DELETE CASCADE
 );
 CREATE INDEX task_tags_by_tag ON task_tags (user_id, tag_id, task_id);
+ALTER TABLE task_tags ADD PRIMARY KEY (user_id, task_id, tag_id);
 
 CREATE TABLE sessions (
     user_id text REFERENCES users ON DELETE CASCADE,
