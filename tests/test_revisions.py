@@ -1035,13 +1035,18 @@ async def test_an_event_reaches_readers_on_both_workers_at_once(running: Service
 
         async def open_stream() -> None:
             response = await stack.enter_async_context(person.stream("GET", "/api/tasks/events"))
-            streams.append(events(response))
-            assert (await anext(streams[-1]))[0] == "ready"
+            if response.status_code == 429:  # this worker has enough of them
+                await response.aclose()
+                return
+            found = events(response)
+            assert (await anext(found))[0] == "ready"
+            streams.append(found)
 
-        while len(connections(running)) < 2:  # it is chance which worker a connection comes to
-            assert len(streams) < 120
-            await asyncio.gather(*(open_stream() for _ in range(6)))
-        assert sum(connections(running)) == len(streams)
+        async with asyncio.timeout(30):
+            while len(connections(running)) < 2:  # it is chance which worker a connection comes to
+                await asyncio.gather(*(open_stream() for _ in range(6)))
+            while sum(connections(running)) != len(streams):  # those refused are just closing
+                await asyncio.sleep(0.01)
         delays = []
         for _ in range(10):
             started = time.monotonic()
