@@ -153,8 +153,8 @@ def from_database(error: Exception) -> Exception:
 
 
 def _taken(error: Exception) -> str | None:
-    # Citus names the constraint only in the message, and the shard with it.
-    said = str(getattr(error, "constraint_name", None) or getattr(error, "message", ""))
+    # Citus names the constraint only in the message, as PostgreSQL does, and the shard with it.
+    said = str(getattr(error, "message", ""))
     return next((code for name, code in _TAKEN.items() if name in said), None)
 
 

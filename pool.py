@@ -7,6 +7,7 @@ import logging
 import math
 import time
 import uuid
+from collections.abc import Coroutine
 from typing import Any, NamedTuple
 
 import asyncpg
@@ -121,8 +122,7 @@ class Pool:
         self._held: dict[User, int] = {}
         self._waiting: dict[User, collections.deque[Turn]] = {}  # the next user first
         self._attempts = 0  # to open one
-        self._opening: set[asyncio.Task[None]] = set()
-        self._closing: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
         self._large = asyncio.Lock()
         self._ping: asyncio.Task[list[asyncpg.Record]] | None = None
 
@@ -226,9 +226,14 @@ class Pool:
         most = self._size if self._open else min(self._size, 1)
         if self._waiting and not self._is_full and self._open + self._attempts < most:
             self._attempts += 1
-            opening = asyncio.create_task(self._add())
-            self._opening.add(opening)
-            opening.add_done_callback(self._opening.discard)
+            self._start(self._add())
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Open or close a connection while others are served."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
 
     def _grow_again(self) -> None:
         self._is_full = False
@@ -292,13 +297,8 @@ class Pool:
         """Close a connection in an unknown state in the background, cancelling its statement."""
         self._open -= 1
         self._is_full &= self._open > 0
-        closing = asyncio.create_task(_close(connection.asyncpg))
-        self._closing.add(closing)
-        closing.add_done_callback(self._closed)
-
-    def _closed(self, closing: asyncio.Task[None]) -> None:
-        self._closing.discard(closing)
-        self._grow_again()  # there is room for another
+        closing = self._start(_close(connection.asyncpg))
+        closing.add_done_callback(lambda _: self._grow_again())  # there is room for another
 
     def _discard_idle(self) -> None:
         """Close the idle connections: they may have died with the one that has."""
@@ -312,7 +312,7 @@ class Pool:
         while self._held or self._attempts:  # noqa: ASYNC110  (nothing else needs an event for it)
             await asyncio.sleep(RETRY_SECONDS)
         self._discard_idle()
-        await asyncio.gather(*self._closing)
+        await asyncio.gather(*self._background)
 
 
 def left(until: float) -> float:

@@ -4,10 +4,7 @@ import asyncio
 import re
 import shutil
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,6 +18,7 @@ import main
 from settings import PROJECT, Settings
 from tests import client_types, node
 from tests.conftest import CAMPAIGN, Person, token
+from tests.test_frontend import served
 from tests.test_service import UVICORN, Service, service
 
 CLIENT = PROJECT / "static" / "client.js"
@@ -44,15 +42,8 @@ def folder(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def origin(folder: Path) -> Iterator[str]:
     """Serve the page."""
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (as in http.server)
-            """Say nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
-        threading.Thread(target=server.serve_forever).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with served(folder) as origin:
+        yield origin
 
 
 def first_page() -> str:

@@ -3,7 +3,6 @@
 import faulthandler
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import pytest
 import db
 from tests import node
 from tests.test_frontend import served
-from tests.test_service import PATIENCE, Service, service
+from tests.test_service import PATIENCE, Service, free_port, service
 
 API = "http://localhost:8000"
 
@@ -94,9 +93,7 @@ def test_nextjs_with_better_auth(
     folder = node.install(project / "examples" / "nextjs")
     for name in ("client.js", "client.d.ts"):
         shutil.copy(project / "static" / name, folder)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://localhost:{free.getsockname()[1]}"
+    url = f"http://localhost:{free_port()}"
     settings = {"DATABASE_URL": database.url, "BETTER_AUTH_URL": url}
     with (
         service(shared_clone, CORS_ORIGINS=url, **settings) as running,

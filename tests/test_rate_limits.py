@@ -22,6 +22,7 @@ from settings import Settings
 from tests.conftest import Person, token
 from tests.contract import PASSWORD
 from tests.test_auth import AUTH, code, new_email
+from tests.test_service import free_port
 
 Start = Callable[..., Any]
 REDIS = shutil.which("redis-server")
@@ -319,10 +320,7 @@ def redis(folder: Path, port: int) -> Iterator[None]:
 @pytest.fixture
 def port() -> int:
     """Find a free port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        number: int = free.getsockname()[1]
-        return number
+    return free_port()
 
 
 @pytest.mark.skipif(not REDIS, reason="needs redis-server, from Debian's package of that name")

@@ -34,6 +34,14 @@ UVICORN = (sys.executable, "-m", "uvicorn", "main:app", "--port", "{port}")
 HEADERS = {"Authorization": f"Bearer {token(sub='ada')}"}
 
 
+def free_port() -> int:
+    """Find a port that nobody uses."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
 @contextlib.contextmanager
 def service(
     project: Path, *options: str, command: Sequence[str] = UVICORN, **environment: str
@@ -57,9 +65,7 @@ class Service:
         command: Sequence[str] = UVICORN,
         **environment: str,
     ) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.log = Path(tempfile.mkdtemp(prefix="todo-log-"), "log")
         weakref.finalize(self, shutil.rmtree, self.log.parent)
