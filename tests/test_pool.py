@@ -523,22 +523,24 @@ async def test_making_one_tag_in_two_ways_does_not_deadlock(
 async def test_a_turn_that_nobody_takes_any_more_is_passed_on(
     configured: Settings, database: db.Database
 ) -> None:
-    wait = db.Statement[dict[str, str]]("SELECT pg_sleep(1) WHERE :owner <> ''")
+    mine = pool.Pool(database.url, configured.model_copy(update={"database_pool_size": 1}))
+    until = time.monotonic() + 10
+    wait: list[pool.Step] = [("SELECT pg_sleep(0.5)", [])]
 
-    async def run_second() -> None:
-        await asyncio.sleep(0.1)
-        await wait.all(owner="ada")
+    def run(user: str) -> asyncio.Task[list[Any]]:
+        return asyncio.create_task(mine.fetch(wait, pool.Limits(until, until), user))
 
-    async with one_connection(configured, database):
-        waiting = [asyncio.create_task(run_second()) for _ in range(2)]
-        asyncio.get_running_loop().call_later(0.5, waiting[0].cancel)  # while it waits
-        await wait.all(owner="ada")
-        waiting[1].cancel()  # when its turn has just come
-        results = await asyncio.gather(*waiting, return_exceptions=True)
+    await run("ada")
+    waiting = [run("bob") for _ in range(2)]
+    asyncio.get_running_loop().call_later(0.2, waiting[0].cancel)  # while it waits
+    await mine.fetch(wait, pool.Limits(until, until), "ada")
+    waiting[1].cancel()  # when its turn has just come
+    results = await asyncio.gather(*waiting, return_exceptions=True)
 
-        assert [type(result) for result in results] == [asyncio.CancelledError] * 2
-        async with asyncio.timeout(3):
-            await wait.all(owner="bob")
+    assert [type(result) for result in results] == [asyncio.CancelledError] * 2
+    async with asyncio.timeout(3):
+        await run("bob")
+    await mine.close()
 
 
 async def test_who_comes_too_late_takes_no_turn(
