@@ -311,7 +311,9 @@ async def test_the_name_in_oauth2s_form_is_none_in_json(browser: Person) -> None
 
 
 @pytest.mark.parametrize("spelling", ["{}", " {} ", "{}\n", "ＡＤＡ", "upper"])
-async def test_emails_are_compared_without_case_and_form(browser: Person, spelling: str) -> None:
+async def test_emails_are_compared_without_case_and_form(
+    browser: Person, spelling: str, log_lines: Callable[[], str]
+) -> None:
     email = new_email()
     await sign_up(browser, email=email, name=None)
     same = email.upper() if spelling == "upper" else spelling.format(email)
@@ -321,6 +323,7 @@ async def test_emails_are_compared_without_case_and_form(browser: Person, spelli
     taken = await browser.post(f"{AUTH}/register", json={"email": same, "password": PASSWORD})
 
     assert await code(taken) == (409, "email_taken")
+    assert "SQLSTATE" not in log_lines()
     assert (await sign_in(browser, email=same, password=PASSWORD))["user"]["email"] == email
 
 
