@@ -225,7 +225,7 @@ def log_lines(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]
 
 def token(secret: str = SECRET, algorithm: str = "HS256", **claims: object) -> str:
     """Sign claims; one that is `None` is left out, and a `timedelta` counts from now."""
-    all_claims = {"exp": timedelta(minutes=10), **claims}
+    all_claims = {"exp": timedelta(hours=2), **claims}  # longer than any campaign
     present = {
         name: time.time() + value.total_seconds() if isinstance(value, timedelta) else value
         for name, value in all_claims.items()
