@@ -34,7 +34,7 @@ export class TodoClient {
     get(id: number): Promise<Task>;
     /** Create a task. It is tried again, and happens once, until the answer is known or 30 seconds are over. */
     create(task: NewTask): Promise<Task>;
-    /** Change a task; with `rev` only if that is still its revision, else the error's `current` is the task as it is. */
+    /** Change a task; with `rev`, only if that is its revision. Else the error's `current` is the task as it is. */
     update(id: number, changes: TaskChanges, options?: { rev?: number }): Promise<Task>;
     /** Say whether a task is done; without `completed`, toggle. */
     complete(id: number, completed?: boolean): Promise<Task>;

@@ -15,6 +15,7 @@ export function onSubmit(form, deed) {
     event.preventDefault(); // Enter sends from here, too; with Shift it begins a line
     form.requestSubmit();
   });
+  form.addEventListener("input", ({ target }) => target.ariaInvalid && forgive(form));
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     if (form.ariaBusy === "true") return; // Enter was pressed twice

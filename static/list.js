@@ -63,7 +63,7 @@ export class TaskList {
     const some = found.length ? `${found.length} of ${this.tasks.length}${which}` : `No match${which}`;
     $("#summary span").textContent = sought || which ? some : plural(this.tasks.length, "task");
     $("#none").hidden = this.tasks.length > 0;
-    $("#rename-tag").hidden = !this.tags.some(({ id }) => id);
+    $("#rename-tag").hidden = !this.tags.some(({ id }) => id > 0);
     more.hidden = found.length <= this.#limit;
     if (focused !== document.body) this.#keepFocus(focused, item, position);
   }

@@ -268,6 +268,8 @@ const claims = {
       await button(milk, name).waitFor();
       await focused(page, button(milk, "Add tag"));
     }
+    const tags = () => milk.locator(".facts .chips").innerText();
+    await until(page, async () => /food\s+shop/.test(await tags()), "they are saved, and in order");
     await button(milk, "shop").click();
     await shows(page, "Buy milk");
     assert.strictEqual(await button(milk, "shop").getAttribute("aria-pressed"), "true");

@@ -34,8 +34,8 @@ function Account() {
 
   return (
     <form onSubmit={enter}>
-      <input name="email" type="email" aria-label="Email" placeholder="Email" autoComplete="email" required />
-      <input name="password" type="password" aria-label="Password" placeholder="Password" required />
+      <input name="email" type="email" aria-label="Email" placeholder="Email" autoComplete="email" autoFocus required />
+      <input name="password" type="password" aria-label="Password" placeholder="Password" minLength={8} required />
       <button name="action" value="sign up">Sign up</button>
       <button name="action" value="sign in">Sign in</button>
       <p role="alert">{error}</p>
@@ -69,7 +69,7 @@ function Tasks({ email }: { email: string }) {
         {email} <button onClick={signOut}>Sign out</button>
       </header>
       <form action={add}>
-        <input name="title" aria-label="New task" placeholder="New task" required />
+        <input name="title" aria-label="New task" placeholder="New task" autoFocus required />
         <button>Add</button>
       </form>
       <ul>
