@@ -49,18 +49,24 @@ class Waiting:
     belongs to no call, has limits of its own.
     """
 
+    __slots__ = ("_began", "_call", "_seconds")  # one is made for each statement
+
     def __init__(self, seconds: float | None = None) -> None:
         """Let the call wait for so many seconds in all, if that is more than the default."""
-        call = calls.current.get()
-        self._call = call if call and call.status is None else None
-        self._seconds = seconds or DEADLINE_SECONDS
+        self._seconds = seconds
 
     def __enter__(self) -> Limits:
-        self._began, begin, end = time.monotonic(), DEADLINE_SECONDS, self._seconds
+        call = calls.current.get()
+        self._call = call if call and call.status is None else None
+        self._began, begin = time.monotonic(), DEADLINE_SECONDS
         if call := self._call:
             self._began -= call.waited
-            begin, call.patience = max(begin, call.patience), max(end, call.patience)
-            end = call.patience
+            begin = call.patience or begin
+        end = begin
+        if self._seconds and self._seconds > begin:
+            end = self._seconds
+            if call:
+                call.patience = end
         return Limits(self._began + begin, self._began + end)
 
     def __exit__(self, *_: object) -> None:

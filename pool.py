@@ -1,7 +1,6 @@
 """The pool of connections to the database: whose turn it is, and what is prepared on them."""
 
 import asyncio
-import collections
 import contextlib
 import logging
 import math
@@ -103,8 +102,9 @@ class Connection:
 class Pool:
     """A connection pool that lends each connection to one statement at a time, and to all fairly.
 
-    A user's calls hold no more connections than are left to others, so at most half of them; who
-    waits is served in turn, user by user. The last of several is kept for the service itself.
+    A user's calls hold at most half as many connections as are left to others, so that what takes
+    long leaves the database's cores to them, too; who waits is served in turn, user by user. The
+    last of several is kept for the service itself.
 
     asyncpg's own pool spends more on lending a connection than on the statement (24 of 42 us), for
     features not needed here: resetting the session, a task that survives cancellation.
@@ -120,7 +120,7 @@ class Pool:
         self._told = -math.inf  # when it was logged that there may be no more
         self._free: list[tuple[float, Connection]] = []  # most recently used last
         self._held: dict[User, int] = {}
-        self._waiting: dict[User, collections.deque[Turn]] = {}  # the next user first
+        self._waiting: dict[User, list[Turn]] = {}  # the next user first
         self._attempts = 0  # to open one
         self._background: set[asyncio.Task[None]] = set()
         self._large = asyncio.Lock()
@@ -165,9 +165,9 @@ class Pool:
         return len(self._free) - (self._open > 2)
 
     def _take(self, user: User) -> Connection | None:
-        """Lend an idle connection to a user who holds fewer than there are idle."""
+        """Lend an idle connection to a user who holds less than half as many as are idle."""
         held = self._held.get(user, 0)
-        while self._free if user is None else held < self._spare():
+        while self._free if user is None else 2 * held < self._spare():
             since, connection = self._free.pop()
             # A firewall may have dropped a connection that was idle for long.
             is_fresh = time.monotonic() - since < MAX_IDLE_SECONDS
@@ -181,7 +181,7 @@ class Pool:
         """Wait for a turn. A semaphore and a timeout cost 10 us more."""
         loop = asyncio.get_running_loop()
         turn: Turn = loop.create_future()
-        self._waiting.setdefault(user, collections.deque()).append(turn)
+        self._waiting.setdefault(user, []).append(turn)
         self._grow()
         timer = loop.call_later(until - time.monotonic(), _miss, turn)
         try:
@@ -203,7 +203,9 @@ class Pool:
 
     def _admit(self) -> None:
         """Lend what is idle to those who wait: the service first, then users in turn."""
-        while self._lend(None) or (self._spare() > 0 and any(map(self._lend, [*self._waiting]))):
+        while (None in self._waiting and self._lend(None)) or (
+            self._spare() > 0 and any(map(self._lend, [*self._waiting]))
+        ):
             pass
         self._grow()
 
@@ -211,20 +213,20 @@ class Pool:
         """Lend a connection to a user's first call, if possible; the user then comes last."""
         turns = self._waiting.pop(user, None)
         while turns and turns[0].done():  # nobody waits for it any more
-            turns.popleft()
+            turns.pop(0)
         if not turns:
             return False
         if connection := self._take(user):
-            turns.popleft().set_result(connection)
+            turns.pop(0).set_result(connection)
         if turns:
             self._waiting[user] = turns
         return connection is not None
 
     def _grow(self) -> None:
         """Open a connection in the background, if calls wait and there may be one more."""
+        has_room = self._open + self._attempts < self._size and not self._is_full
         # One attempt is enough to find out whether the database is there.
-        most = self._size if self._open else min(self._size, 1)
-        if self._waiting and not self._is_full and self._open + self._attempts < most:
+        if has_room and self._waiting and (self._open or not self._attempts):
             self._attempts += 1
             self._start(self._add())
 
