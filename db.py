@@ -19,6 +19,7 @@ import servers
 import tables
 from pool import Limits, Lost, Pool, Refused, Step, User
 from settings import PROJECT, Settings
+from signals import told_to_stop
 
 Row = TypeVar("Row")
 DEADLINE_SECONDS = 5.0  # how long a call waits for the database in all before it gets a 503
@@ -245,9 +246,14 @@ async def connect(settings: Settings, url: str) -> AsyncIterator[None]:
     """Migrate, if so configured, and keep a pool open. Raise `errors.CannotStart` if it fails."""
     global _pool  # noqa: PLW0603  (one pool per worker)
     pool = Pool(url, settings)
-    until = time.monotonic() + START_SECONDS
-    while not await _opened(pool, url, settings, until):  # noqa: ASYNC110  (of another program)
-        await asyncio.sleep(RETRY_SECONDS)
+    until, stopped = time.monotonic() + START_SECONDS, asyncio.Event()
+    with told_to_stop(stopped.set):
+        while not await _opened(pool, url, settings, until):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_SECONDS):
+                    await stopped.wait()
+            if stopped.is_set():
+                raise errors.CannotStart("stopped while it waited for the database")
     before, _pool = _pool, pool
     try:
         yield

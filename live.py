@@ -8,13 +8,11 @@ import asyncio
 import contextlib
 import logging
 import math
-import signal
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import orjson
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse
@@ -26,6 +24,7 @@ from errors import Problem
 from revocations import Revocations
 from schemas import TaskRead
 from security import Claims
+from signals import told_to_stop
 
 MAX_STREAMS = 20
 """How many streams a user may have on one worker."""
@@ -95,7 +94,7 @@ class Live:
     @contextlib.asynccontextmanager
     async def kept_up(self) -> AsyncIterator[None]:
         """End every stream when the server is told to stop, or the block ends."""
-        with _told_to_stop(self.close):
+        with told_to_stop(self.close):
             try:
                 yield
             finally:
@@ -147,31 +146,6 @@ class Live:
             logger.exception("cannot check the token of a stream")
             return False
         return not claims.have_expired()
-
-
-@contextlib.contextmanager
-def _told_to_stop(function: Callable[[], None]) -> Iterator[None]:
-    """Call a function on SIGTERM and SIGINT, before the server's own handlers.
-
-    The server has no event for it: it ends the lifespan only after the last request, and a stream
-    does not end by itself.
-    """
-    loop = asyncio.get_running_loop()
-    is_main = threading.current_thread() is threading.main_thread()  # others handle no signals
-    found = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    servers: dict[int, Any] = {n: h for n, h in found.items() if is_main and callable(h)}
-
-    def handle(number: int, frame: Any) -> None:  # noqa: ANN401  (as in signal)
-        loop.call_soon_threadsafe(function)
-        servers[number](number, frame)
-
-    for number in servers:
-        signal.signal(number, handle)
-    try:
-        yield
-    finally:
-        for number, handler in servers.items():
-            signal.signal(number, handler)
 
 
 class Page(NamedTuple):

@@ -21,6 +21,7 @@ from fastapi import FastAPI
 import db
 import live
 import queries
+import signals
 from revocations import Revocations
 from security import Claims
 from settings import Settings
@@ -1326,7 +1327,7 @@ async def test_the_signal_that_ends_the_server_ends_the_streams_too() -> None:
     told: list[str] = []
     before = signal.signal(signal.SIGTERM, lambda *_: told.append("server"))
     try:
-        with live._told_to_stop(lambda: told.append("streams")):  # noqa: SLF001
+        with signals.told_to_stop(lambda: told.append("streams")):
             signal.raise_signal(signal.SIGTERM)
             await asyncio.sleep(0.05)
     finally:
@@ -1337,7 +1338,7 @@ async def test_the_signal_that_ends_the_server_ends_the_streams_too() -> None:
 
 async def test_a_service_in_a_thread_that_cannot_handle_signals_ends_without_an_error() -> None:
     async def serve() -> None:
-        with live._told_to_stop(lambda: None):  # noqa: SLF001
+        with signals.told_to_stop(lambda: None):
             await asyncio.sleep(0)
 
     await asyncio.to_thread(asyncio.run, serve())

@@ -137,6 +137,21 @@ def clone(project: Path, folder: Path) -> Path:
     return copied(project, folder)
 
 
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_it_can_be_stopped_while_it_waits_for_the_database(
+    shared_clone: Path, how: signal.Signals
+) -> None:
+    running = Service(shared_clone, DATABASE_URL="postgresql://todo@127.0.0.1:1/postgres")
+    running.wait_until_printed("waiting for 127.0.0.1:1", 1)
+    began = time.monotonic()
+
+    running.stop(how)
+
+    assert time.monotonic() - began < 10  # not 30
+    assert "stopped while it waited for the database" in running.printed()
+    assert "Traceback" not in running.printed()
+
+
 def test_files_are_read_as_utf_8_whatever_the_locale(clone: Path) -> None:
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     secret, issuer = "\u00fc" * 20, "\u00dcber"
