@@ -58,6 +58,15 @@ class Limits(NamedTuple):
     end: float
 
 
+_PLAN_ONCE = """
+SELECT set_config('plan_cache_mode', 'force_generic_plan', false)
+WHERE to_regclass('pg_dist_node') IS NULL"""
+"""Else PostgreSQL plans a list anew each time, which takes longer than to run it.
+
+Citus, whose table that is, has to: it must know the owner.
+"""
+
+
 class Connection:
     """A connection, and the statements that are prepared on it."""
 
@@ -285,6 +294,8 @@ class Pool:
         try:
             if self.is_pooled is None:
                 self.is_pooled = await _is_pooled(opened, until)
+            if not self.is_pooled:
+                await opened.execute(_PLAN_ONCE, timeout=left(until))
             # JSON goes into the response unparsed. asyncpg knows this type without a query.
             await opened.set_type_codec(
                 "json", schema="pg_catalog", encoder=str, decoder=orjson.Fragment

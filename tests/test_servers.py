@@ -219,7 +219,7 @@ async def test_one_attempt_that_is_cut_fails_nobody_while_another_may_succeed(
         await mine.close()
 
 
-async def test_a_user_holds_half_of_the_connections_that_the_database_allows(
+async def test_a_user_holds_a_third_of_the_connections_that_the_database_allows(
     configured: Settings, database: db.Database, little: str
 ) -> None:
     count = db.Statement[dict[str, int]]("SELECT count(*) FROM users WHERE id = :owner")
@@ -230,9 +230,9 @@ async def test_a_user_holds_half_of_the_connections_that_the_database_allows(
             held = [
                 asyncio.create_task(queries.GET_TASK.all(owner="ada", task_id=1)) for _ in range(20)
             ]
-            await until_waiting(other, 2)
+            await until_waiting(other, 1)
             await asyncio.gather(*(count.one(owner="bob") for _ in range(20)))
-            assert await other.fetchval(WAITING) == 2
+            assert await other.fetchval(WAITING) == 1
         await asyncio.gather(*held)
     await other.close()
 
