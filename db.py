@@ -98,7 +98,8 @@ class Statement(Generic[Row]):
 
         `after` runs first, in the same transaction, so that this statement's snapshot includes
         what `after` waited for; if it finds no row, this one is left out. `deadline`, in seconds,
-        replaces the default for slow statements; a call's first must begin within the default.
+        replaces the default for slow statements: for when they end, and then for all that the call
+        does after them. Until then, each must begin within the default.
         `is_own` is what keeps the service itself up: it waits behind no user's statements.
         """
         self.text, self.deadline, self.is_own = sql, deadline, is_own
@@ -122,15 +123,13 @@ class Statement(Generic[Row]):
             try:
                 return await _current_pool().fetch(steps, limits, user)
             except servers.FAILURES as error:
-                verdict = errors.from_database(error)
+                verdict, state = errors.from_database(error), getattr(error, "sqlstate", None)
                 if isinstance(verdict, errors.DatabaseError):
                     raise verdict from None  # `errors` logs it, with its traceback
-                if isinstance(verdict, errors.Problem) and verdict.code != "unavailable":
-                    raise verdict from error  # nothing is wrong here: an email is taken
-                # Log only class and SQLSTATE: the message may quote a row.
-                state = getattr(error, "sqlstate", None)
-                name = type(error.__cause__ or error).__name__
-                logger.warning("database: %s, SQLSTATE %s", name, state)
+                if state != "23505":  # nothing is wrong if an email is taken
+                    # Log only class and SQLSTATE: the message may quote a row.
+                    name = type(error.__cause__ or error).__name__
+                    logger.warning("database: %s, SQLSTATE %s", name, state)
                 is_safe = isinstance(error, Lost if self.is_read else Refused)
                 if not (is_safe or isinstance(verdict, errors.TryAgain)):
                     raise verdict from error

@@ -26,6 +26,11 @@ def told_to_stop(function: Callable[[], None]) -> Iterator[None]:
 
     for number in servers:
         signal.signal(number, handle)
+    # uvicorn may have been told before this, while it imported the service.
+    if any(
+        getattr(getattr(each, "__self__", None), "should_exit", False) for each in servers.values()
+    ):
+        function()
     try:
         yield
     finally:

@@ -28,7 +28,7 @@ def milliseconds(client: httpx.Client, url: str) -> float:
         start = time.perf_counter()
         client.get(url).raise_for_status()
         taken.append((time.perf_counter() - start) * 1000)
-    return median(taken[5:])  # PostgreSQL may use another plan from the sixth time on
+    return median(taken[5:])  # the first ones prepare the statement
 
 
 def late_page(client: httpx.Client, url: str) -> str:

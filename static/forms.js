@@ -15,7 +15,7 @@ export function onSubmit(form, deed) {
     event.preventDefault(); // Enter sends from here, too; with Shift it begins a line
     form.requestSubmit();
   });
-  form.addEventListener("input", ({ target }) => target.ariaInvalid && forgive(form));
+  form.addEventListener("input", ({ target }) => forgive(form, target));
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     if (form.ariaBusy === "true") return; // Enter was pressed twice
@@ -56,7 +56,7 @@ function complaint({ value = "", required, dataset, validity, validationMessage 
 }
 
 function complain(form, textContent, field) {
-  const alert = create("p", { role: "alert", id: `alert-${++alerts}`, textContent });
+  const alert = create("p", { role: "alert", id: `alert-${++alerts}`, textContent, field });
   if (!field) form.append(alert);
   else field.closest("label").after(alert);
   field?.setAttribute("aria-invalid", "true");
@@ -64,9 +64,9 @@ function complain(form, textContent, field) {
   return alert;
 }
 
-function forgive(form) {
-  for (const field of form.elements) field.ariaInvalid = null;
-  for (const alert of form.querySelectorAll("[role=alert]")) alert.remove();
+function forgive(form, only) {
+  for (const field of only ? [only] : form.elements) field.ariaInvalid = null;
+  for (const alert of form.querySelectorAll("[role=alert]")) if (!only || alert.field === only) alert.remove();
 }
 
 /** Let a button open a form, and fill it. Saving, Cancel and Escape close it. The focus goes in, and back. */

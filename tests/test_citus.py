@@ -147,3 +147,14 @@ async def test_changes_are_polled_for_because_workers_tell_nobody(empty: Setting
     assert not is_heard
     assert watched == {"rev": 0}
     assert told == [{"watched_until": None}]
+
+
+async def test_it_plans_for_each_owner(empty: Settings) -> None:
+    url = str(empty.database_url)
+    connection = await asyncpg.connect(url)
+    await connection.execute("CREATE TABLE pg_dist_node ()")  # by which Citus is known
+    await connection.close()
+    show = db.Statement[dict[str, str]]("SELECT current_setting('plan_cache_mode') AS mode")
+
+    async with db.connect(empty, url):
+        assert await show.one() == {"mode": "auto"}

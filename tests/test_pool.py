@@ -543,6 +543,12 @@ async def test_a_turn_that_nobody_takes_any_more_is_passed_on(
     await mine.close()
 
 
+async def test_statements_are_planned_once(configured: Settings, database: db.Database) -> None:
+    show = db.Statement[dict[str, str]]("SELECT current_setting('plan_cache_mode') AS mode")
+    async with one_connection(configured, database):
+        assert await show.one() == {"mode": "force_generic_plan"}
+
+
 async def test_who_comes_too_late_takes_no_turn(
     configured: Settings, database: db.Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

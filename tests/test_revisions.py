@@ -1336,6 +1336,24 @@ async def test_the_signal_that_ends_the_server_ends_the_streams_too() -> None:
     assert sorted(told) == ["server", "streams"]
 
 
+async def test_a_signal_that_came_before_is_heeded_too() -> None:
+    class Server:
+        """What uvicorn has been when it imports the service."""
+
+        should_exit = True
+
+        def handle(self, *_: object) -> None:
+            """Be a handler."""
+
+    told: list[str] = []
+    before = signal.signal(signal.SIGTERM, Server().handle)
+    try:
+        with signals.told_to_stop(lambda: told.append("streams")):
+            assert told == ["streams"]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 async def test_a_service_in_a_thread_that_cannot_handle_signals_ends_without_an_error() -> None:
     async def serve() -> None:
         with signals.told_to_stop(lambda: None):

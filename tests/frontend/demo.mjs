@@ -118,6 +118,9 @@ const claims = {
     const [email, secret] = [textbox(page, "Email"), page.getByLabel("Password", { exact: true })];
     await button(page, "Sign up").click();
     await isWrong(page, email, /fill/);
+    await email.pressSequentially("n");
+    const states = await Promise.all([email, secret].map((field) => field.getAttribute("aria-invalid")));
+    assert.deepStrictEqual([states, await page.getByRole("alert").count()], [[null, "true"], 1]);
     await fill(page, "nobody");
     await page.keyboard.press("Enter");
     await isWrong(page, email, /@/);
