@@ -245,20 +245,28 @@ async def connect(settings: Settings, url: str) -> AsyncIterator[None]:
     """Migrate, if so configured, and keep a pool open. Raise `errors.CannotStart` if it fails."""
     global _pool  # noqa: PLW0603  (one pool per worker)
     pool = Pool(url, settings)
-    until, stopped = time.monotonic() + START_SECONDS, asyncio.Event()
-    with told_to_stop(stopped.set):
-        while not await _opened(pool, url, settings, until):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(RETRY_SECONDS):
-                    await stopped.wait()
-            if stopped.is_set():
-                raise errors.CannotStart("stopped while it waited for the database")
+    opening = asyncio.create_task(_open(pool, url, settings))
+    try:
+        with told_to_stop(opening.cancel):
+            await asyncio.wait([opening])
+    finally:
+        opening.cancel()  # which is nothing if it is done
+    if opening.cancelled():
+        raise errors.CannotStart("stopped while it waited for the database")
+    opening.result()
     before, _pool = _pool, pool
     try:
         yield
     finally:
         _pool = before
         await pool.close()
+
+
+async def _open(pool: Pool, url: str, settings: Settings) -> None:
+    """Wait until the database can be used."""
+    until = time.monotonic() + START_SECONDS
+    while not await _opened(pool, url, settings, until):  # noqa: ASYNC110  (of another program)
+        await asyncio.sleep(RETRY_SECONDS)
 
 
 async def _opened(pool: Pool, url: str, settings: Settings, until: float) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 
 @contextlib.contextmanager
-def told_to_stop(function: Callable[[], None]) -> Iterator[None]:
+def told_to_stop(function: Callable[[], object]) -> Iterator[None]:
     """Call a function on SIGTERM and SIGINT, before the server's own handlers.
 
     The server has no event for it: it ends the lifespan only after the last request, where a stream
