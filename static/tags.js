@@ -3,7 +3,7 @@ import { $, disclose } from "./forms.js";
 
 const COLORS = ["#64748b", "#0f8a72", "#2563eb", "#7c3aed", "#c026d3", "#e11d48", "#ea580c", "#ca8a04", "#4d7c0f"];
 
-/** Compare two tags. One that is about to be made has a negative id until then. */
+/** Compare two tags. One that is about to be made has no id, or a negative one. */
 export const isSame = (one, other) => (one.id > 0 && other.id > 0 ? one.id === other.id : one.name === other.name);
 
 /** Answer a tag's color; one that has none always gets the same. */
