@@ -243,7 +243,7 @@ async def test_moments_are_in_the_order_of_the_revisions(
     answers = await in_turn(
         database,
         ada_id,
-        *(ada.patch(path, json={"title": f"Task {n}"}) for n in range(2)),
+        ada.patch(path, json={"title": "Task"}),
         *(ada.post("/api/tasks", json={"title": f"New {n}"}) for n in range(2)),
     )
 
@@ -251,7 +251,7 @@ async def test_moments_are_in_the_order_of_the_revisions(
     in_order = [moments[rev] for rev in sorted(moments)]
     assert len(in_order) > 2
     assert in_order == sorted(set(in_order))
-    new = [answer.json() for answer in answers[2:]]
+    new = [answer.json() for answer in answers[1:]]
     assert [task["created_at"] for task in new] == [task["updated_at"] for task in new]
 
 
