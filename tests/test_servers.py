@@ -112,6 +112,22 @@ async def test_it_is_not_waited_for_for_ever(
     assert time.monotonic() - started > 0.5
 
 
+async def test_the_signal_to_stop_ends_the_wait(configured: Settings) -> None:
+    async def connect() -> None:
+        async with db.connect(configured, "postgresql://todo@127.0.0.1:1/postgres"):
+            pass
+
+    before = signal.signal(signal.SIGTERM, lambda *_: None)  # as a server has one
+    try:
+        connecting = asyncio.create_task(connect())
+        await asyncio.sleep(0.3)
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(errors.CannotStart, match="stopped while it waited for the database"):
+            await asyncio.wait_for(connecting, 5)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 async def test_a_wrong_name_is_an_error_at_once(
     configured: Settings, database: db.Database
 ) -> None:
