@@ -60,14 +60,12 @@ class Waiting:
         call = calls.current.get()
         self._call = call if call and call.status is None else None
         self._began, begin = time.monotonic(), DEADLINE_SECONDS
-        if call := self._call:
-            self._began -= call.waited
-            begin = call.patience or begin
-        end = begin
-        if self._seconds and self._seconds > begin:
-            end = self._seconds
-            if call:
-                call.patience = end
+        if self._call:
+            self._began -= self._call.waited
+            begin = self._call.patience or begin
+        end = max(begin, self._seconds or begin)
+        if self._call:
+            self._call.patience = end
         return Limits(self._began + begin, self._began + end)
 
     def __exit__(self, *_: object) -> None:
