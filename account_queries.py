@@ -9,6 +9,7 @@ from typing import TypedDict
 from db import Statement
 from queries import LOCK_OWNER, SHOWN
 from schemas import UserRead
+from security import LOCAL, SESSION_KEY, USER_KEY
 
 _USER = f"{SHOWN.format('users.id')} AS id, users.email, users.name, users.created_at"
 
@@ -85,11 +86,11 @@ FIND_SESSION = Statement[dict[str, str]](f"""
 
 # Even if the session is already gone: its last access token may still be valid.
 END_SESSION = Statement[dict[str, str]](f"""
-    WITH revoked AS ({_revoke("SELECT concat('session:', :session::text)")}),
+    WITH revoked AS ({_revoke(f"SELECT concat('{SESSION_KEY}', :session::text)")}),
     ended AS (DELETE FROM sessions WHERE id = :session RETURNING user_id)
     SELECT user_id FROM ended""")
 
-_REVOKED = f"""revoked AS ({_revoke("SELECT concat('session:', id) FROM ended")})"""
+_REVOKED = f"""revoked AS ({_revoke(f"SELECT concat('{SESSION_KEY}', id) FROM ended")})"""
 
 END_SESSIONS = Statement[dict[str, str]](f"""
     WITH ended AS (DELETE FROM sessions WHERE user_id = :owner RETURNING id), {_REVOKED}
@@ -120,7 +121,7 @@ DELETE_ACCOUNT = Statement[dict[str, str]](f"""
         RETURNING id
     ),
     freed AS (DELETE FROM emails WHERE user_id = :owner AND EXISTS (SELECT id FROM gone)),
-    revoked AS ({_revoke("SELECT concat('user:', id) FROM gone")})
+    revoked AS ({_revoke(f"SELECT concat('{USER_KEY}', id) FROM gone")})
     SELECT id FROM gone""")
 
 
@@ -148,4 +149,4 @@ CLEAN_UP = Statement[dict[str, str]](f"""
     WITH expired AS (DELETE FROM revocations WHERE expires_at < now()),
     dead AS (DELETE FROM sessions WHERE NOT ({_ALIVE})),
     forgotten AS (DELETE FROM idempotency_keys WHERE created_at < now() - interval '30 days')
-    DELETE FROM users WHERE starts_with(id, 'local_') AND email IS NULL""")
+    DELETE FROM users WHERE starts_with(id, '{LOCAL}') AND email IS NULL""")

@@ -15,6 +15,7 @@ from asyncpg import Record
 
 from db import Statement
 from schemas import MAX_ID, Deleted, Sort, Status, TagRead, TaskRead, Updated
+from security import FOREIGN
 
 # --- What statements share ---
 
@@ -30,7 +31,10 @@ _TAGS = _as_json("""
     WHERE task_tags.user_id = :owner AND task_id = tasks.id""")
 
 # A user's id as it is in the token: in the tables, that of a JWKS token has a prefix.
-SHOWN = "CASE WHEN starts_with({0}, 'jwks_') THEN substr({0}, 6) ELSE {0} END"
+SHOWN = (
+    f"CASE WHEN starts_with({{0}}, '{FOREIGN}') "
+    f"THEN substr({{0}}, {len(FOREIGN) + 1}) ELSE {{0}} END"
+)
 
 
 def _task(tags: str = _TAGS) -> str:
@@ -118,7 +122,10 @@ Only for watched owners, because transactions that notify can commit only one at
 _TOLD = f"""
     CASE WHEN watched_until > now() THEN pg_notify('{CHANNEL}', :owner)::text IS NOT NULL
     ELSE true END"""
-"""True, once the owner's streams will be told: where the owner is locked, or a revision used."""
+"""Always true. It tells the owner's streams, if there are any, of the transaction once it commits.
+
+It stands where each write passes: at the owner's lock, or where the new revision is read.
+"""
 
 LOCK_OWNER = Statement[dict[str, str]](f"""
     SELECT id, {_TOLD} AS told FROM users WHERE id = :owner FOR NO KEY UPDATE""")

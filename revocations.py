@@ -5,9 +5,10 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextvars import Context
 from datetime import timedelta
+from typing import Any
 
 import account_queries
 import db
@@ -22,6 +23,8 @@ PAUSE_SECONDS = 5.0
 MAX_AGE_SECONDS = 5.0
 OVERLAP = timedelta(seconds=60)
 """How far back each load reads again: a statement that began then may have just committed."""
+
+LONG_AGO = OVERLAP.total_seconds() / 2  # then what is recent is not all that is new
 
 EVERYTHING = timedelta(days=36500)
 RELOAD_SECONDS = 600.0  # how often to drop what has expired
@@ -38,6 +41,7 @@ class Revocations:
         self._asked = self._reloaded = self._cleaned = self._called = -math.inf
         self._following: asyncio.Task[None] | None = None
         self._waking: asyncio.Task[None] | None = None
+        self._cleaning: asyncio.Task[None] | None = None
 
     def check_age(self) -> None:
         """Raise `Problem` 503 if the list is too old, though it is kept up."""
@@ -58,7 +62,7 @@ class Revocations:
     async def load(self) -> None:
         """Load recent revocations, or now and then all of them. Raise `Problem` 503."""
         asked, before = time.monotonic(), self._until
-        all_of_it = asked - self._reloaded > RELOAD_SECONDS or asked - self._asked > 30
+        all_of_it = asked - self._reloaded > RELOAD_SECONDS or asked - self._asked > LONG_AGO
         rows = await account_queries.LIST_REVOCATIONS.all(
             window=EVERYTHING if all_of_it else OVERLAP
         )
@@ -84,7 +88,8 @@ class Revocations:
         try:
             yield
         finally:
-            running = [task for task in (self._waking, self._following) if task]
+            tasks = (self._waking, self._following, self._cleaning)
+            running = [task for task in tasks if task]
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
@@ -110,15 +115,11 @@ class Revocations:
         while started - self._called < PAUSE_SECONDS:
             await asyncio.sleep(started + INTERVAL_SECONDS - time.monotonic())
             started = time.monotonic()
-            try:
-                await self.load()
-                if started - self._cleaned > RELOAD_SECONDS:
-                    await self.clean_up()
-                    self._cleaned = started
-            except Problem:
-                pass  # the database is unavailable (logged there) or overloaded
-            except Exception:
-                logger.exception("cannot read the revocations")
+            await _attempt(self.load(), "cannot read the revocations")
+            if started - self._cleaned > RELOAD_SECONDS:
+                self._cleaned = started
+                # Meanwhile, because it may take longer than a revocation may.
+                self._cleaning = asyncio.create_task(_attempt(self.clean_up(), "cannot clean up"))
         self._following = None
 
     async def clean_up(self) -> None:
@@ -127,3 +128,13 @@ class Revocations:
             idle=timedelta(days=self._settings.refresh_idle_days),
             longest=timedelta(days=self._settings.refresh_max_days),
         )
+
+
+async def _attempt(work: Coroutine[Any, Any, None], failure: str) -> None:
+    """Do what is done again later, if it fails now."""
+    try:
+        await work
+    except Problem:
+        pass  # the database is unavailable (logged there) or overloaded
+    except Exception:
+        logger.exception(failure)

@@ -9,7 +9,7 @@ import time
 import unicodedata
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -1092,6 +1092,41 @@ async def test_a_revocation_that_commits_late_is_seen(
 
     dead = await when_refused(browser, answer)
     assert await code(dead) == (401, "token_revoked")
+
+
+async def test_cleaning_up_delays_no_logout(
+    browser: Person,
+    other_worker: Person,
+    database: db.Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answer = await sign_up(browser, name=None)
+    async with locked_row(database):
+        monkeypatch.setattr(revocations, "RELOAD_SECONDS", -1)  # it has to clean up at once
+        assert (await other_worker.get("/api/tasks", headers=bearer(answer))).status_code == 200
+        connection = await asyncpg.connect(database.url)
+        async with asyncio.timeout(10):
+            await until_waiting(connection, 1)
+        await connection.close()
+        await browser.post(f"{AUTH}/logout")
+
+        dead = await when_refused(other_worker, answer)
+
+    assert await code(dead) == (401, "token_revoked")
+
+
+@asynccontextmanager
+async def locked_row(database: db.Database) -> AsyncIterator[None]:
+    """Lock an expired revocation, so that whoever deletes it waits."""
+    key = f"session:{uuid.uuid4().hex}"
+    connection = await asyncpg.connect(database.url)
+    await connection.execute(
+        "INSERT INTO revocations (key, expires_at) VALUES ($1, now() - interval '1 min')", key
+    )
+    async with connection.transaction():
+        await connection.execute("SELECT FROM revocations WHERE key = $1 FOR UPDATE", key)
+        yield
+    await connection.close()
 
 
 async def test_a_stale_list_of_revocations_refuses_every_call(
