@@ -55,7 +55,7 @@ router = APIRouter(
 
 NOT_FOUND = answers("task_not_found")
 CHANGED = answers("task_not_found", "precondition_failed")
-RELINKED = CHANGED | answers("task_not_found", "tag_not_found")
+RELINKED = answers("task_not_found", "tag_not_found", "precondition_failed")
 MANY = answers("precondition_failed", "request_timeout", "body_too_large")
 Answers = dict[int | str, dict[str, Any]]
 Row = TypeVar("Row")
@@ -191,7 +191,9 @@ async def create_task(
     """Create a task. `Location` is its path. With an `Idempotency-Key` it is safe to repeat."""
     values = _NO_VALUES | _values(task.model_dump())
     statement = queries.create_task(is_tagged=bool(task.tags), is_keyed=key is not None)
-    digest = sha256(orjson.dumps(values, option=orjson.OPT_SORT_KEYS)).digest() if key else None
+    # Of what was sent: the same after a deploy that adds a column.
+    sent = orjson.dumps(task.model_dump(exclude_defaults=True), option=orjson.OPT_SORT_KEYS)
+    digest = sha256(sent).digest() if key else None
     created: TaskRead | None
     while not (created := await statement.first(owner=user_id, key=key, digest=digest, **values)):
         if key and (repeated := await queries.FIND_REPEATED.first(owner=user_id, key=key)):

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -672,6 +673,24 @@ async def test_a_create_with_a_key_is_safe_to_repeat(ada: Person, tags: list[str
     assert "Idempotency-Replayed" not in first.headers
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
     assert len((await ada.get("/api/tasks")).json()) == await revision(ada) == 1
+
+
+async def test_a_key_outlives_a_deploy_that_adds_a_column(
+    ada: Person, ada_id: str, database: db.Database
+) -> None:
+    """What is kept of a body has nothing in it but what was sent."""
+    defaults = {"completed": False, "priority": "medium", "description": None, "tags": []}
+    headers = {"Idempotency-Key": "k"}
+    first = await ada.post("/api/tasks", json={"title": " x "}, headers=headers)
+    connection = await asyncpg.connect(database.url)
+    query = "SELECT digest FROM idempotency_keys WHERE user_id = $1"
+    digest = await connection.fetchval(query, ada_id)
+    await connection.close()
+
+    again = await ada.post("/api/tasks", json={"title": "x"} | defaults, headers=headers)
+
+    assert digest == sha256(b'{"title":"x"}').digest()
+    assert again.json() == first.json()
 
 
 async def test_keys_are_the_users_own(ada: Person, bob: Person) -> None:
