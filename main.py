@@ -1,7 +1,6 @@
 """The service, assembled in one place."""
 
 import contextlib
-import gc
 import logging
 import os
 import sys
@@ -105,8 +104,6 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
                 _published_keys(app, configured.key_set_url),
                 app.state.live.kept_up(),
             ):
-                gc.freeze()  # what exists now is permanent: do not scan it again
-                gc.set_threshold(10_000)  # a request makes many objects but hardly any cycles
                 app.state.is_started = True
                 yield
 

@@ -138,8 +138,8 @@ def answers(*codes: str) -> dict[int | str, dict[str, Any]]:
 BODY = answers("request_timeout", "body_too_large", "unsupported_media_type")
 """Problems of routes that take a body."""
 
-OWNED = answers(
-    *("not_authenticated", "invalid_token", "token_expired", "token_revoked"),
-    *("rate_limited", "validation_error", "internal_error", "unavailable"),
-)
+TOKEN = answers("not_authenticated", "invalid_token", "token_expired", "token_revoked")
+"""Problems of routes that take a token."""
+
+OWNED = TOKEN | answers("rate_limited", "validation_error", "internal_error", "unavailable")
 """Problems of routes about a user's own data."""

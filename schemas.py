@@ -387,7 +387,11 @@ class _Query(_Strict):
 
     @staticmethod
     def _without_empty(given: dict[str, Any], known: Container[str]) -> dict[str, Any]:
-        return {n: v for n, v in given.items() if v not in ("", [""]) or n not in known}
+        told = {
+            name: [one for one in value if one] if isinstance(value, list) else value
+            for name, value in given.items()
+        }
+        return {n: value for n, value in told.items() if value not in ("", []) or n not in known}
 
 
 class LogoutQuery(_Query):

@@ -25,7 +25,7 @@ RESERVED = ("api", "auth", "tags", "tasks", "todos", "users", "v1")
 
 _SLASHES = re.compile("/{2,}")
 _OWNED = re.compile(
-    rf"/api(?:/v1)?(?:(?:/users)?/(?!(?:{'|'.join(RESERVED)})/)(?P<user_id>[^/]+))?"
+    r"/api(?:/v1)?(?:(?:/users)?/(?P<user_id>[^/]+))?"
     rf"/(?P<collection>{'|'.join(COLLECTIONS)})(?P<rest>/.*)?"
 )
 _AUTH = re.compile(r"/api(?:/v1)?/auth/(?P<call>.+)")
@@ -55,7 +55,10 @@ PARAMETERS = {
     "per_page": "limit",
     "pageSize": "limit",
 }
-"""Parameters of the list. `order`, `offset` and `page` say what the contract says otherwise."""
+"""Parameters of the list.
+
+`order`, `offset` and `page` have no other name: `list_query` makes `sort` of them, and numbers.
+"""
 TRUTHS = {"true": "completed", "false": "pending"}
 SORTS = {
     "created_at": "created",

@@ -15,7 +15,7 @@ from dependencies import (
     check_origin,
 )
 from errors import Problem
-from openapi import BODY, answers
+from openapi import BODY, TOKEN, answers
 from routing import Route
 from schemas import (
     AccountDeletion,
@@ -41,9 +41,7 @@ router = APIRouter(
 LIMITED = answers("rate_limited")
 FORM = BODY | answers("validation_error")
 SIGN_IN = FORM | LIMITED
-SIGNED_IN = LIMITED | answers(
-    "not_authenticated", "invalid_token", "token_expired", "token_revoked"
-)
+SIGNED_IN = LIMITED | TOKEN
 PROVEN = answers("wrong_password", "origin_not_allowed")
 
 

@@ -1,6 +1,8 @@
 """The OpenAPI document is complete: generators and people find all that they need."""
 
+import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -160,12 +162,18 @@ def test_every_constant_of_the_order_has_a_name_of_its_own(document: dict[str, A
     assert (names["due_date"], names["-due_date"]) == ("DUE_DATE", "DUE_DATE_DESC")
 
 
+def test_its_version_is_the_projects(document: dict[str, Any], project: Path) -> None:
+    told = tomllib.loads((project / "pyproject.toml").read_text())
+
+    assert document["info"]["version"] == told["project"]["version"]
+
+
 def test_ids_and_revisions_are_of_64_bits(document: dict[str, Any]) -> None:
     integers = [(path, part) for path, part in parts(document) if part.get("type") == "integer"]
 
     assert len(integers) > 20
     for path, part in integers:
-        is_wide = path[-1] in {"id", "rev", "items"} or part.get("maximum", 0) > 500
+        is_wide = path[-1] in {"id", "rev", "items"} or part.get("maximum", 0) >= 2**31
         assert (part.get("format") == "int64") is is_wide, path
 
 
