@@ -39,7 +39,8 @@ function refused(error, task = {}) {
   if (!add.elements.title.value) writeTask(add, { priority: "medium", ...task });
   $("details", add).open ||= Boolean(task.description);
   const what = task.title ? quoted(task.title) : "A change";
-  explain(add, { ...error, message: `${what} was not saved. ${error.message}` });
+  const why = error.code === "task_not_found" ? "The task was deleted elsewhere." : error.message;
+  explain(add, { ...error, message: `${what} was not saved. ${why}` });
 }
 
 onSubmit(account, async (method) => {
@@ -50,6 +51,7 @@ onSubmit(account, async (method) => {
 
 onSubmit(add, () => {
   list.copy.create(readTask(add));
+  [list.tag, $("#search").value] = [null, ""]; // else it might not show
   add.reset();
   add.elements.title.focus();
 });
@@ -58,7 +60,7 @@ $("#sign-out").onclick = async () => {
   list.rows.forEach((row) => row.finish()); // there is no time left for Undo
   await new Promise((resolve) => setTimeout(resolve, 300)); // what is on its way arrives meanwhile
   if (unsent && !confirm(`${plural(unsent, "change")} not sent yet. Sign out and lose them?`)) return;
-  await todo.signOut().catch((error) => explain(account, { ...error, message: "Signed out on this page only." }));
+  await todo.signOut().catch(() => explain(account, { message: "Signed out here only: sign in and out once online." }));
 };
 
 $("#none button").onclick = () => EXAMPLES.forEach((task) => list.copy.create(task));

@@ -19,8 +19,8 @@ export function readTask({ elements: { title, description, day, time, priority }
 /** Write a task into a form, and answer how it reads there. */
 export function writeTask(form, { title, description, due_date, priority }) {
   const [day, time] = due_date?.includes("T") ? local(due_date) : [due_date];
-  const values = { title, description, day, time, priority };
-  for (const [name, value] of Object.entries(values)) form.elements[name].value = value ?? "";
+  for (const [name, value] of Object.entries({ title, description, day, time, priority }))
+    form.elements[name].value = value ?? "";
   return readTask(form);
 }
 

@@ -55,7 +55,7 @@ export class TaskList {
     const found = this.tasks.filter(
       ({ title, description, tags }) =>
         (!this.tag || tags.some((tag) => isSame(tag, this.tag))) &&
-        fold(`${title}\n${description ?? ""}`).includes(sought),
+        fold([title, description, ...tags.map(({ name }) => name)].join("\n")).includes(sought),
     );
     this.#arrange(found.sort(ORDERS[sort.value]).slice(0, this.#limit));
 
