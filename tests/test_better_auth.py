@@ -127,6 +127,13 @@ def test_a_fresh_user_lists_creates_completes_and_deletes(
         assert client.get("/api/somebody/tasks").status_code == 403
 
 
+def test_the_frontends_server_can_call_for_a_user(
+    running: Service, signed_up: dict[str, str]
+) -> None:
+    with connect(running, signed_up["server_token"]) as client:
+        assert client.get("/api/v1/auth/me").json()["id"] == signed_up["user_id"]
+
+
 def test_a_user_of_the_shared_secret_with_the_same_id_is_somebody_else(
     running: Service, signed_up: dict[str, str]
 ) -> None:

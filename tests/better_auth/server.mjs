@@ -48,7 +48,8 @@ async function signUp(email) {
   const { data, error } = await client.token();
   if (error) throw new Error(JSON.stringify(error));
   const { user, token: session } = signedUp.data;
-  return JSON.stringify({ token: data.token, user_id: user.id, session, cookie });
+  const there = await auth.api.getToken({ headers: new Headers({ cookie }) }); // as its server does
+  return JSON.stringify({ token: data.token, server_token: there.token, user_id: user.id, session, cookie });
 }
 
 const commands = {
