@@ -59,8 +59,10 @@ function Tasks({ email }: { email: string }) {
   }
 
   async function signOut() {
+    if (waiting && !confirm("Sign out, and lose what waits?")) return;
+    const { error } = await auth.signOut().catch(() => ({ error: { message: "No answer. Try again." } }));
+    if (error) return setError(error.message);
     await todo.signOut().catch(() => {}); // the copy is erased, whether or not the service hears of it
-    await auth.signOut();
   }
 
   return (
