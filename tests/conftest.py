@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import logging
 import os
@@ -10,6 +11,7 @@ import sys
 import tempfile
 import time
 import uuid
+import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -239,6 +241,15 @@ def one_connection(
 ) -> contextlib.AbstractAsyncContextManager[None]:
     """Let two requests take turns: the second is written between two statements of the first."""
     return db.connect(configured.model_copy(update={"database_pool_size": 1}), database.url)
+
+
+@pytest.fixture
+def forgiving() -> Iterator[None]:
+    """Collect what libraries leave open: or a later test would get the warning."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted"

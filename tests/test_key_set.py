@@ -502,7 +502,7 @@ async def test_a_redirect_from_https_to_http_is_not_followed(
     assert secure.fetches > 0
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("forgiving", "impatient")  # httpcore, if it is cancelled in a handshake
 @pytest.mark.parametrize(
     "location",
     [

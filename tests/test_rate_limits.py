@@ -324,6 +324,7 @@ def port() -> int:
 
 
 @pytest.mark.skipif(not REDIS, reason="needs redis-server, from Debian's package of that name")
+@pytest.mark.usefixtures("forgiving")  # Redis's client is not closed, and need not be
 async def test_redis_makes_limits_exact_across_workers(
     start: Start, ada_id: str, folder: Path, port: int
 ) -> None:
@@ -348,6 +349,7 @@ async def test_redis_makes_limits_exact_across_workers(
 
 
 @pytest.mark.skipif(not REDIS, reason="needs redis-server, from Debian's package of that name")
+@pytest.mark.usefixtures("forgiving")
 async def test_without_its_storage_signing_in_is_closed_and_the_rest_open(
     start: Start,
     ada_id: str,
