@@ -21,8 +21,11 @@ class Files(StaticFiles):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a file."""
-        headers = [pair for pair in scope["headers"] if pair[0] != b"range"]
-        await super().__call__({**scope, "headers": headers}, receive, send)
+        await super().__call__(_whole(scope), receive, send)
+
+
+def _whole(scope: Scope) -> Scope:
+    return {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != b"range"]}
 
 
 router = APIRouter(include_in_schema=False, route_class=Route)
@@ -44,6 +47,7 @@ async def get_demo(request: Request) -> Response:
 async def get_client(request: Request) -> Response:
     """Serve the client for pages, or its types, to whoever asks."""
     name = request.scope["path"].rpartition("/")[2]
+    request.scope.update(_whole(request.scope))  # which the response reads, too
     response = await files.get_response(name, request.scope)
     response.headers["Access-Control-Allow-Origin"] = "*"
     if name.endswith(".ts"):

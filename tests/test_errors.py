@@ -261,7 +261,7 @@ async def test_names_of_prepared_statements_are_nobody_elses(ada: Person) -> Non
     assert all(re.fullmatch(r"todo_[0-9a-f]{32}", row["name"]) for row in rows)
 
 
-@pytest.mark.parametrize("path", ["/", "/docs", "/static/demo.js"])
+@pytest.mark.parametrize("path", ["/", "/docs", "/static/demo.js", "/client.js"])
 @pytest.mark.parametrize("value", ["bytes=9-1", "items=0-1", "bytes=99999999-"])
 async def test_ranges_of_files_are_not_served(client: Person, path: str, value: str) -> None:
     assert (await client.get(path, headers={"Range": value})).status_code == 200
