@@ -58,12 +58,15 @@ class Limits(NamedTuple):
     end: float
 
 
-_PLAN_ONCE = """
-SELECT set_config('plan_cache_mode', 'force_generic_plan', false)
+PLAN_ONCE = """
+SELECT set_config('plan_cache_mode', 'force_generic_plan', false),
+    set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false)
 WHERE to_regclass('pg_dist_node') IS NULL"""
 """Else PostgreSQL plans a list anew each time, which takes longer than to run it.
 
-Citus, whose table that is, has to: it must know the owner.
+Citus, whose table that is, has to: it must know the owner. A plan made while a table is small uses
+its indexes all the same, for it lasts until the table is analyzed again, which may have grown a
+thousandfold by then. (PostgreSQL 17 and older compile, at length, what lacks an index then.)
 """
 
 
@@ -283,6 +286,8 @@ class Pool:
         if self._ping is None or self._ping.done():
             ping = self.fetch([("SELECT 1", [])], Limits(until, until), None)
             self._ping = asyncio.create_task(ping)
+            # Who waits for it may be gone when it fails.
+            self._ping.add_done_callback(lambda done: done.cancelled() or done.exception())
         return self._ping
 
     def _give(self, connection: Connection) -> None:
@@ -295,7 +300,7 @@ class Pool:
             if self.is_pooled is None:
                 self.is_pooled = await _is_pooled(opened, until)
             if not self.is_pooled:
-                await opened.execute(_PLAN_ONCE, timeout=left(until))
+                await opened.execute(PLAN_ONCE, timeout=left(until))
             # JSON goes into the response unparsed. asyncpg knows this type without a query.
             await opened.set_type_codec(
                 "json", schema="pg_catalog", encoder=str, decoder=orjson.Fragment

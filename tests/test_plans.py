@@ -12,7 +12,7 @@ import queries
 import tables
 from dates import FIRST_MOMENT, LAST_MOMENT
 from settings import Settings
-from tests.test_campaign import literal, nodes
+from tests.test_campaign import MODES, literal, nodes
 
 TASKS = 2000
 FILL = f"""
@@ -56,7 +56,7 @@ async def skewed(empty: Settings) -> AsyncIterator["asyncpg.Connection[Any]"]:
     await connection.close()
 
 
-@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize("mode", MODES)
 async def test_nothing_is_compared_with_everything(
     skewed: "asyncpg.Connection[Any]", mode: str
 ) -> None:
@@ -82,7 +82,7 @@ async def test_nothing_is_compared_with_everything(
         "due_after": FIRST_MOMENT,
         "due_before": LAST_MOMENT,
     }
-    await skewed.execute(f"SET plan_cache_mode = {mode}")
+    await skewed.execute(MODES[mode])
     read = {}
     for name, statement in (MANY | ONE).items():
         await skewed.execute(f"PREPARE it AS {statement.sql}")

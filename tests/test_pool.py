@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -547,6 +548,44 @@ async def test_statements_are_planned_once(configured: Settings, database: db.Da
     show = db.Statement[dict[str, str]]("SELECT current_setting('plan_cache_mode') AS mode")
     async with one_connection(configured, database):
         assert await show.one() == {"mode": "force_generic_plan"}
+
+
+async def test_small_tables_are_read_by_their_indexes_too(empty: Settings) -> None:
+    """A plan lasts until its tables are analyzed again, however large they are by then."""
+    url = str(empty.database_url)
+    shape = queries.Shape(
+        "all", sort="title", tagged=False, searched=False, due=False, continued=False
+    )
+    explain = db.Statement[Any](f"EXPLAIN {queries.list_tasks(shape).text}")
+    async with db.connect(empty, url):
+        await queries.CREATE_OWNER.all(owner="ada")
+        connection = await asyncpg.connect(url)
+        await connection.execute("ANALYZE")
+        await connection.close()
+
+        values: dict[str, Any] = {"known": [], "priority": None, "limit": 20, "offset": 0}
+        plan = str(await explain.all(owner="ada", **values))
+
+    assert "Index Scan" in plan
+    assert "Seq Scan" not in plan
+
+
+async def test_a_ping_that_nobody_waits_for_fails_quietly(
+    configured: Settings,
+    database: db.Database,
+    monkeypatch: pytest.MonkeyPatch,
+    log_lines: Callable[[], str],
+) -> None:
+    monkeypatch.setattr(db, "DEADLINE_SECONDS", 0.2)
+    async with one_connection(configured, database):
+        busy = asyncio.create_task(db.Statement[Any]("SELECT pg_sleep(1)", deadline=5).all())
+        await asyncio.sleep(0.05)
+        with pytest.raises(Problem):
+            await db.ping(0.05)
+        await busy
+    gc.collect()
+
+    assert "never retrieved" not in log_lines()
 
 
 async def test_who_comes_too_late_takes_no_turn(
