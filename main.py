@@ -1,6 +1,7 @@
 """The service, assembled in one place."""
 
 import contextlib
+import gc
 import logging
 import os
 import sys
@@ -104,6 +105,9 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
                 _published_keys(app, configured.key_set_url),
                 app.state.live.kept_up(),
             ):
+                # What exists now is permanent: a full collection pauses for 1 ms, not for 75.
+                gc.freeze()
+                gc.set_threshold(10_000)  # a request makes many objects but hardly any cycles
                 app.state.is_started = True
                 yield
 
