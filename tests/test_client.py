@@ -71,14 +71,18 @@ def drive(
         try:
             running.wait_until_ready()
             with subprocess.Popen(command, cwd=folder, text=True, **pipes) as driver:  # type: ignore[call-overload]
-                while (line := driver.stdout.readline()) == "restart\n":
+                printed = ""
+                for line in driver.stdout:
+                    if line != "restart\n":
+                        printed += line
+                        continue
                     running.stop()
                     running = Service(shared_clone, command=same_port, **environment, **settings)
                     running.url = url
                     running.wait_until_ready()
                     driver.stdin.write("restarted\n")
                     driver.stdin.flush()
-                return line + driver.stdout.read()  # type: ignore[no-any-return]
+            return printed
         finally:
             running.stop()
 
