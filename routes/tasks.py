@@ -191,9 +191,7 @@ async def create_task(
     """Create a task. `Location` is its path. With an `Idempotency-Key` it is safe to repeat."""
     values = _NO_VALUES | _values(task.model_dump())
     statement = queries.create_task(is_tagged=bool(task.tags), is_keyed=key is not None)
-    # Of what was sent: the same after a deploy that adds a column.
-    sent = orjson.dumps(task.model_dump(exclude_defaults=True), option=orjson.OPT_SORT_KEYS)
-    digest = sha256(sent).digest() if key else None
+    digest = _digest(task) if key else None
     created: TaskRead | None
     while not (created := await statement.first(owner=user_id, key=key, digest=digest, **values)):
         if key and (repeated := await queries.FIND_REPEATED.first(owner=user_id, key=key)):
@@ -379,6 +377,12 @@ async def _as_written(user_id: str, task: queries.TaskRow) -> TaskRead:
     if task.pop("is_stale", False):
         return await _get(user_id, task["id"])
     return task
+
+
+def _digest(task: TaskCreate) -> bytes:
+    """Return the digest of what was sent: the same after a deploy that adds a column."""
+    sent = task.model_dump(exclude_defaults=True)
+    return sha256(orjson.dumps(sent, option=orjson.OPT_SORT_KEYS)).digest()
 
 
 def _repeated(row: queries.TaskRow, digest: bytes | None) -> TaskRead:
