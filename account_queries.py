@@ -7,11 +7,11 @@ from datetime import datetime
 from typing import TypedDict
 
 from db import Statement
-from queries import LOCK_OWNER, SHOWN
+from queries import LOCK_OWNER, shown
 from schemas import UserRead
 from security import LOCAL, SESSION_KEY, USER_KEY
 
-_USER = f"{SHOWN.format('users.id')} AS id, users.email, users.name, users.created_at"
+_USER = f"{shown('users.id')} AS id, users.email, users.name, users.created_at"
 
 
 class UserRow(UserRead, total=False):

@@ -30,17 +30,17 @@ _TAGS = _as_json("""
     task_tags JOIN tags ON tags.user_id = :owner AND tags.id = tag_id
     WHERE task_tags.user_id = :owner AND task_id = tasks.id""")
 
-# A user's id as it is in the token: in the tables, that of a JWKS token has a prefix.
-SHOWN = (
-    f"CASE WHEN starts_with({{0}}, '{FOREIGN}') "
-    f"THEN substr({{0}}, {len(FOREIGN) + 1}) ELSE {{0}} END"
-)
+
+def shown(user_id: str) -> str:
+    """Render a user's id as it is in the token; in the tables, a JWKS token's has a prefix."""
+    own = f"substr({user_id}, {len(FOREIGN) + 1})"
+    return f"CASE WHEN starts_with({user_id}, '{FOREIGN}') THEN {own} ELSE {user_id} END"
 
 
 def _task(tags: str = _TAGS) -> str:
     """Name the columns of a task in an answer."""
     return f"""
-        tasks.id, {SHOWN.format(":owner::text")} AS user_id, tasks.title, tasks.description,
+        tasks.id, {shown(":owner::text")} AS user_id, tasks.title, tasks.description,
         tasks.completed, tasks.priority, tasks.due_date, tasks.due_is_day,
         {tags} AS tags, tasks.created_at, tasks.updated_at, tasks.rev"""
 
