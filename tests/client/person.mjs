@@ -80,6 +80,12 @@ class Person {
   asked(start) {
     return this.requests.filter((request) => request.startsWith(start)).length;
   }
+
+  /** Wait until the pages have asked this so many times. */
+  async hasAsked(start, count, timeout = 10_000) {
+    for (const end = Date.now() + timeout; Date.now() < end && this.asked(start) < count; ) await pause(20);
+    assert.strictEqual(this.asked(start), count);
+  }
 }
 
 const titles = (page) => page.evaluate(() => now().tasks.map((task) => (task.completed ? `${task.title} (done)` : task.title)));
