@@ -267,17 +267,16 @@ async def test_through_a_pooler_no_statement_stays_prepared(
 
 
 async def test_a_connection_that_was_silent_for_long_is_replaced(
-    ada: Person, database: db.Database, monkeypatch: pytest.MonkeyPatch
+    configured: Settings, database: db.Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await create(ada)
-    before = await connections(database)
-    monkeypatch.setattr(pool, "MAX_IDLE_SECONDS", 0.1)
-    await asyncio.sleep(0.2)
+    async with db.connect(configured, database.url):
+        find = db.Statement[dict[str, int]]("SELECT pg_backend_pid() AS pid")
+        before = await find.one()
+        assert await find.one() == before
+        monkeypatch.setattr(pool, "MAX_IDLE_SECONDS", 0.1)
+        await asyncio.sleep(0.2)
 
-    await create(ada)
-
-    after = await connections(database)
-    assert not after & before
+        assert await find.one() != before
 
 
 async def test_a_connection_that_the_server_closed_is_replaced(

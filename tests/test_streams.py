@@ -90,7 +90,7 @@ async def test_a_stream_that_is_behind_keeps_little(
     monkeypatch.setattr(live, "KEPT_BYTES", 400_000)  # of about 150,000 each
     await insert_tasks(database, ada_id, 3000)
     await ada.patch("/api/tasks?status=pending", json={"completed": True})
-    rev = 3000 // queries.PART
+    rev = (await queries.WATCH.one(owner=ada_id))["rev"]
 
     with (
         app.state.live.place(claims_of(ada_id), 0) as slow,
