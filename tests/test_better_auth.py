@@ -68,7 +68,13 @@ class BetterAuth:
         self.process.communicate()
 
 
-@pytest.fixture(scope="module", params=["EdDSA", "ES256", "RS256"])
+ALGORITHMS = [
+    "EdDSA",  # which it signs by unless told otherwise
+    *(pytest.param(each, marks=pytest.mark.campaign) for each in ("ES256", "RS256")),
+]
+
+
+@pytest.fixture(scope="module", params=ALGORITHMS)
 def better_auth(request: pytest.FixtureRequest, project: Path) -> Iterator[BetterAuth]:
     """Run a Better Auth server that signs by one of its algorithms."""
     server = BetterAuth(node.install(project / "tests" / "better_auth"), request.param)

@@ -217,6 +217,7 @@ def test_pages_find_all_that_they_need_below_a_prefix(site: str) -> None:
     assert flow["tokenUrl"] == "/todo/api/v1/auth/token"
 
 
+@pytest.mark.parametrize("site", ["nginx"], indirect=True)
 def test_a_browser_shows_the_operations_below_a_prefix(
     chromium: str, site: str, folder: Path
 ) -> None:
