@@ -16,13 +16,18 @@ const todo = new TodoClient(new URL("..", import.meta.url).href);
 const list = new TaskList();
 let unsent, signing;
 
+/** Say how fresh the list is. */
+function tell() {
+  signing = null;
+  sign.textContent = sign.dataset.state + (unsent ? `, ${plural(unsent, "change")} waiting` : "");
+}
+
 /** Show the copy as it is now. */
 function show({ tasks, state, waiting }) {
   unsent = waiting;
-  const text = state + (waiting ? `, ${plural(waiting, "change")} waiting` : "");
-  clearTimeout(signing);
-  signing = setTimeout(() => (sign.textContent = text), state === "live" && waiting ? 500 : 0); // most wait less
   sign.dataset.state = state;
+  signing ??= setTimeout(tell, state === "live" && waiting ? 500 : 0); // most wait less
+  if (list.user?.id !== todo.user?.id) for (const form of [...document.forms]) form.reset(); // what one user typed
   Object.assign(list, { tasks, user: todo.user });
   list.render();
   const isIn = state !== "signed_out";
@@ -40,14 +45,10 @@ function refused(error, task = {}) {
   $("details", add).open ||= Boolean(task.description);
   const what = task.title ? quoted(task.title) : "A change";
   const why = error.code === "task_not_found" ? "The task was deleted elsewhere." : error.message;
-  explain(add, { ...error, message: `${what} was not saved. ${why}` });
+  explain(add, { ...(add.elements.title.value === task.title && error), message: `${what} was not saved. ${why}` });
 }
 
-onSubmit(account, async (method) => {
-  const { email, password } = account.elements;
-  await todo[method]({ email: email.value, password: password.value });
-  account.reset();
-});
+onSubmit(account, (method) => todo[method]({ email: $("#email").value, password: $("#password").value }));
 
 onSubmit(add, () => {
   list.copy.create(readTask(add));
@@ -56,8 +57,10 @@ onSubmit(add, () => {
   add.elements.title.focus();
 });
 
+const finish = () => list.rows.forEach((row) => row.finish()); // there is no time left for Undo
+addEventListener("pagehide", finish);
 $("#sign-out").onclick = async () => {
-  list.rows.forEach((row) => row.finish()); // there is no time left for Undo
+  finish();
   await new Promise((resolve) => setTimeout(resolve, 300)); // what is on its way arrives meanwhile
   if (unsent && !confirm(`${plural(unsent, "change")} not sent yet. Sign out and lose them?`)) return;
   await todo.signOut().catch(() => explain(account, { message: "Signed out here only: sign in and out once online." }));
@@ -65,7 +68,6 @@ $("#sign-out").onclick = async () => {
 
 $("#none button").onclick = () => EXAMPLES.forEach((task) => list.copy.create(task));
 $("#trouble button").onclick = () => dispatchEvent(new Event("online"));
-
 list.copy = todo.live(show, { onError: refused });
 offerRenaming(todo, list);
 todo.resume();

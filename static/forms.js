@@ -16,6 +16,7 @@ export function onSubmit(form, deed) {
     form.requestSubmit();
   });
   form.addEventListener("input", ({ target }) => forgive(form, target));
+  form.addEventListener("reset", () => forgive(form));
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     if (form.ariaBusy === "true") return; // Enter was pressed twice

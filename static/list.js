@@ -28,10 +28,7 @@ export class TaskList {
     sort.append(...Object.keys(ORDERS).map((name) => new Option(name)));
     for (const field of [search, sort]) field.oninput = () => this.render();
     items.addEventListener("close", () => this.render());
-    more.onclick = () => {
-      this.#limit += 100;
-      this.render();
-    };
+    more.onclick = () => { this.#limit += 100; this.render(); };
   }
 
   /** The tags in use, by name. */
@@ -70,8 +67,7 @@ export class TaskList {
 
   /** Let the list hold these tasks. While somebody is there, what is open stays, and what Undo can bring back. */
   #arrange(tasks) {
-    const ids = new Set(this.tasks.map(({ id }) => id));
-    const rows = new Map();
+    const [ids, rows] = [new Set(this.tasks.map(({ id }) => id)), new Map()];
     for (const task of tasks) {
       const isIt = (row) => !row.task.rev && !ids.has(row.task.id) && row.task.title === task.title; // saved just now
       const row = this.rows.get(task.id) ?? [...this.rows.values()].find(isIt) ?? new Row(this);

@@ -35,11 +35,12 @@ export class Row {
     this.remove.textContent = isDeleted ? "Undo" : "Delete";
     clearTimeout(this.timer);
     if (isDeleted) this.timer = setTimeout(() => this.finish(), 7_000);
+    else this.list.render(); // it may be gone meanwhile
   }
 
   /** Delete the task now if it is marked so. */
   finish() {
-    if (!this.item.matches(".deleted")) return;
+    if (!this.item.matches("#tasks > .deleted")) return; // or it was somebody else's
     this.setDeleted(false);
     this.list.copy.remove(this.task.id);
   }

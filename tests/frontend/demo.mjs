@@ -407,6 +407,57 @@ const claims = {
     assert(await checkbox(page, "Before").isChecked());
   },
 
+  async "what one user typed, chose or was told is not the next one's"() {
+    const first = await open();
+    const ada = await signUp(first);
+    const second = await open(first.context());
+    await says(second, "live");
+    await add(first, "Buy milk", "Sell the boat");
+    await button(task(first, "Buy milk"), "Delete").click();
+    await first.getByRole("searchbox").fill("boat");
+    await first.getByRole("combobox", { name: "Sort" }).selectOption("Title");
+    await textbox(first, "New task").fill("A secret");
+    await first.getByText("Description, due, priority").click();
+    await textbox(first, "Description").first().fill("Another");
+    await button(first, "Rename tag").waitFor({ state: "hidden" });
+    await button(task(first, "Sell the boat"), "Edit").click();
+    await button(second, "Sign out").click();
+    await focused(second, textbox(second, "Email"));
+    await fill(second, ada); // and leaves it there
+    await first.bringToFront();
+    await focused(first, textbox(first, "Email"));
+    await signUp(first);
+    await focused(second, textbox(second, "New task"));
+    assert.strictEqual(await first.getByRole("searchbox").inputValue(), "");
+    assert.strictEqual(await first.getByRole("combobox", { name: "Sort" }).inputValue(), "Newest");
+    const typed = () => first.locator("input, textarea").evaluateAll((all) => all.map((one) => one.value).join(""));
+    assert.doesNotMatch(await typed(), /secret|Another|milk|boat/);
+    await sleep(8_000); // when the deletion would be sent
+    for (const page of [first, second]) {
+      assert.strictEqual(await page.getByRole("alert").count(), 0);
+      assert.deepStrictEqual(await titles(page), []);
+      await button(page, "Sign out").waitFor();
+    }
+    await button(first, "Sign out").click();
+    await focused(second, textbox(second, "Email"));
+    assert.strictEqual(await second.getByLabel("Password", { exact: true }).inputValue(), "");
+    assert.deepStrictEqual([first, second].flatMap((page) => page.complaints), []);
+  },
+
+  async "what is deleted is gone although the page is left before Undo is"() {
+    const page = await open();
+    await signUp(page);
+    await add(page, "Buy milk", "Sell the boat");
+    await button(task(page, "Buy milk"), "Delete").click();
+    await page.reload();
+    await shows(page, "Sell the boat");
+    await button(task(page, "Sell the boat"), "Delete").click();
+    await page.getByRole("link", { name: "API docs" }).click();
+    await page.getByText("Authorize").first().waitFor();
+    await page.goBack();
+    await shows(page);
+  },
+
   async "Swagger UI fits a phone"() {
     const page = await open(await browser.newContext({ viewport: { width: 390, height: 800 } }));
     await page.getByRole("link", { name: "API docs" }).click();
