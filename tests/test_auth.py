@@ -1537,3 +1537,95 @@ async def test_calls_of_a_user_who_is_being_deleted_are_answered(connect: Connec
             ),
         )
         assert {answer.status_code for answer in answers} <= {200, 201, 204, 401, 404, 503}
+
+
+async def revoke_long_ago(database: db.Database, key: str) -> None:
+    """Store a revocation as it was made five minutes ago."""
+    await account_queries.REVOKE.one(key=key, lifetime=timedelta(hours=1))
+    other = await asyncpg.connect(database.url)
+    long_ago = "UPDATE revocations SET revoked_at = now() - interval '5 min' WHERE key = $1"
+    await other.execute(long_ago, key)
+    await other.close()
+
+
+async def test_a_revocation_of_long_ago_is_kept_while_recent_ones_are_loaded(
+    app: FastAPI, ada_id: str, database: db.Database
+) -> None:
+    claims = app.state.verifier.claims(token(sub=ada_id))
+    await revoke_long_ago(database, claims.keys[-1])
+    followed = revocations.Revocations(app.state.settings)
+
+    async with followed.kept_up():
+        for _ in range(2):
+            await followed.load()  # all of them, then the recent ones
+            with pytest.raises(errors.Problem, match="401"):
+                await followed.check(claims)
+
+
+async def test_what_was_revoked_early_in_a_long_pause_is_refused(
+    app: FastAPI, ada_id: str, database: db.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed = revocations.Revocations(app.state.settings)
+    await followed.load()
+    claims = app.state.verifier.claims(token(sub=ada_id))
+    await revoke_long_ago(database, claims.keys[-1])
+    monkeypatch.setattr(followed, "_asked", time.monotonic() - 360)
+
+    async with followed.kept_up():
+        with pytest.raises(errors.Problem, match="401"):
+            await followed.check(claims)
+
+
+async def test_what_has_expired_is_forgotten(
+    app: FastAPI, ada_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed, key = revocations.Revocations(app.state.settings), f"token:{ada_id}"
+    await account_queries.REVOKE.one(key=key, lifetime=timedelta(seconds=1))
+    await followed.load()
+    assert key in followed._until  # noqa: SLF001
+    await asyncio.sleep(1)
+    await followed.load()
+    assert key in followed._until  # noqa: SLF001
+    monkeypatch.setattr(revocations, "RELOAD_SECONDS", -1)
+    await followed.load()
+
+    assert key not in followed._until  # noqa: SLF001
+
+
+async def test_it_is_cleaned_up_now_and_then_only(
+    app: FastAPI, ada_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(revocations, "INTERVAL_SECONDS", 0.02)
+    followed, numbers = revocations.Revocations(app.state.settings), itertools.count()
+
+    async def clean_up() -> None:
+        next(numbers)
+
+    monkeypatch.setattr(followed, "clean_up", clean_up)
+    async with followed.kept_up():
+        await followed.check(app.state.verifier.claims(token(sub=ada_id)))
+        await asyncio.sleep(0.5)
+
+    assert next(numbers) == 1
+
+
+async def test_the_dummys_password_is_nobodys(ada: Person) -> None:
+    """Ada has no password: another issuer signs her tokens."""
+    body = {"current_password": "of nobody", "new_password": PASSWORD}
+
+    assert await code(await ada.post(f"{AUTH}/password", json=body)) == (403, "wrong_password")
+    await ada.get(f"{AUTH}/me")  # now there is a row
+    assert await code(await ada.post(f"{AUTH}/password", json=body)) == (403, "wrong_password")
+
+
+async def test_who_waited_for_too_long_waits_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passwords, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(passwords, "QUEUE", 1)
+    mine = passwords.Passwords()
+    mine._turns = asyncio.Semaphore(0)  # noqa: SLF001  (others have them all)
+    with pytest.raises(errors.Problem):
+        await mine.hash("x")
+    mine._turns.release()  # noqa: SLF001
+
+    assert await mine.hash("x")
+    mine.close()

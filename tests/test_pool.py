@@ -429,7 +429,7 @@ async def test_however_many_users_wait_the_service_does_not(
         await until_waiting(blocker, SIZE - 1)
 
         assert (await people[0].get("/health/ready")).status_code == 200
-        await app.state.revocations.load()
+        await asyncio.gather(*(app.state.revocations.load() for _ in range(3)))
         assert await blocker.fetchval(WAITING) == SIZE - 1
 
     assert {answer.status_code for answer in await asyncio.gather(*writes)} == {200}
@@ -618,3 +618,64 @@ async def test_a_turn_that_comes_with_the_deadline_is_taken(
     assert [*(await second)[0]] == [1]
     await first
     await mine.close()
+
+
+async def test_who_may_have_no_more_does_not_hold_up_those_behind(
+    configured: Settings, database: db.Database
+) -> None:
+    wait = db.Statement[dict[str, str]]("SELECT pg_sleep(:seconds) WHERE :owner <> ''")
+    served: list[str] = []
+
+    async def run(owner: str, seconds: float) -> None:
+        await wait.all(owner=owner, seconds=seconds)
+        served.append(owner)
+
+    async with (
+        db.connect(configured.model_copy(update={"database_pool_size": 2}), database.url),
+        asyncio.TaskGroup() as calls,
+    ):
+        await asyncio.gather(run("ada", 0.1), run("bob", 0.1))  # both are open
+        served.clear()
+        for owner, seconds in (("ada", 0.8), ("eve", 0.2), ("ada", 0.0), ("bob", 0.0)):
+            calls.create_task(run(owner, seconds))
+
+    assert served == ["eve", "bob", "ada", "ada"]
+
+
+async def test_the_last_of_three_connections_is_the_services(
+    configured: Settings, database: db.Database
+) -> None:
+    wait = db.Statement[dict[str, str]]("SELECT pg_sleep(1.5) WHERE :owner <> ''")
+    async with db.connect(configured.model_copy(update={"database_pool_size": 3}), database.url):
+        served = asyncio.gather(*(wait.all(owner=owner) for owner in ("ada", "bob", "eve")))
+        await asyncio.sleep(0.5)  # all that there may be are open
+        await db.ping(0.7)
+        await served
+
+
+async def test_a_connection_whose_call_is_cancelled_is_replaced(
+    configured: Settings, database: db.Database
+) -> None:
+    """Its transaction may be open."""
+    mine = pool.Pool(database.url, configured.model_copy(update={"database_pool_size": 1}))
+    until = time.monotonic() + 10
+    limits, pid = pool.Limits(until, until), ("SELECT pg_backend_pid()", list[Any]())
+    before = await mine.fetch([pid], limits, "ada")
+    call = asyncio.create_task(mine.fetch([pid, ("SELECT pg_sleep(5)", [])], limits, "ada"))
+    await asyncio.sleep(0.3)
+    call.cancel()
+    await asyncio.wait([call])
+
+    assert await mine.fetch([pid], limits, "bob") != before
+    await mine.close()
+
+
+async def test_a_service_that_stops_waits_for_what_is_in_progress(
+    configured: Settings, database: db.Database
+) -> None:
+    async with db.connect(configured, database.url):
+        call = asyncio.create_task(db.Statement[Any]("SELECT pg_sleep(0.5)").all())
+        await asyncio.sleep(0.1)
+
+    assert call.done()
+    await call

@@ -1400,3 +1400,38 @@ async def test_nobody_listens_but_while_a_stream_is_open(
         await until(1)
     await until(0)
     await other.close()
+
+
+async def test_a_page_that_is_just_full_is_the_last(
+    ada: Person, ada_id: str, database: db.Database
+) -> None:
+    await insert_tasks(database, ada_id, 500)
+    await ada.patch("/api/tasks?status=pending", json={"completed": True})
+
+    page = await changes(ada, 0)
+
+    assert (len(page["changed"]), page["more"]) == (500, False)
+
+
+@pytest.mark.parametrize("sent", [b"\xb2", b"9" * 5000])
+async def test_digits_that_are_no_number_are_no_event(ada: Person, sent: bytes) -> None:
+    answer = await ada.get("/api/tasks/events", headers={b"Last-Event-ID": sent})
+
+    assert answer.status_code == 422
+
+
+@pytest.mark.parametrize("sent", [['"1"', '"9"'], ['"9"', '"1"']])
+async def test_a_header_that_is_repeated_is_one_list(ada: Person, sent: list[str]) -> None:
+    path = f"/api/tasks/{(await create(ada))['id']}"
+
+    answer = await ada.delete(path, headers=[("If-Match", each) for each in sent])
+
+    assert answer.status_code == 204
+
+
+async def test_a_revision_that_no_database_could_hold_is_no_match(ada: Person) -> None:
+    path = f"/api/tasks/{(await create(ada))['id']}"
+
+    answer = await ada.delete(path, headers={"If-Match": f'"{"9" * 19}"'})
+
+    assert answer.status_code == 412

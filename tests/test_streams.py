@@ -137,7 +137,9 @@ async def test_that_there_is_nothing_new_is_not_believed_after_a_notification(
         late = asyncio.create_task(until_told(second, 2))
         await asyncio.sleep(0.01)
         may_go_on.set()
-        for text in await asyncio.gather(early, late):
+        async with asyncio.timeout(live.SILENCE_SECONDS / 2):  # after which it would look again
+            texts = await asyncio.gather(early, late)
+        for text in texts:
             assert f'"id":{task["id"]}'.encode() in text
 
 
@@ -236,3 +238,43 @@ async def first_two(found: AsyncIterator[Any]) -> AsyncIterator[Any]:
 def claims_of(user_id: str) -> Claims:
     """Make claims of a user's."""
     return ADA._replace(user_id=user_id)
+
+
+async def test_events_are_in_the_order_of_their_revisions(ada: Person, ada_id: str) -> None:
+    first, second = await create(ada), await create(ada)
+    await ada.delete(f"/api/tasks/{first['id']}")
+    await ada.patch(f"/api/tasks/{second['id']}/complete")
+
+    text = b"".join(live._written(await live.read_changes(ada_id, 0)))  # noqa: SLF001
+
+    assert [line for line in text.split(b"\n") if line.startswith(b"id")] == [b"id: 3", b"id: 4"]
+
+
+async def test_a_silent_feed_is_looked_at_now_and_then_only(
+    ada_id: str, app: FastAPI, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(live, "TICK_SECONDS", 0.02)
+    with app.state.live.place(claims_of(ada_id), 0) as place:
+
+        async def follow() -> None:
+            async for _ in place.events():
+                pass
+
+        following = asyncio.create_task(follow())
+        await asyncio.sleep(1.0)
+        following.cancel()
+
+    assert 0 < read() < 8
+
+
+async def test_a_stream_that_is_refused_writes_nothing(
+    ada: Person, ada_id: str, app: FastAPI
+) -> None:
+    find = db.Statement[Any]("SELECT id FROM users WHERE id = :owner")
+    with contextlib.ExitStack() as stack:
+        for _ in range(live.MAX_STREAMS):
+            stack.enter_context(app.state.live.place(claims_of(ada_id), 0))
+        assert (await ada.get("/api/tasks/events")).status_code == 429
+
+    assert await find.first(owner=ada_id) is None
