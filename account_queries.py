@@ -9,7 +9,7 @@ from typing import TypedDict
 from db import Statement
 from queries import LOCK_OWNER, shown
 from schemas import UserRead
-from security import LOCAL, SESSION_KEY, USER_KEY
+from security import SESSION_KEY, USER_KEY
 
 _USER = f"{shown('users.id')} AS id, users.email, users.name, users.created_at"
 
@@ -22,11 +22,6 @@ class UserRow(UserRead, total=False):
 
 
 FIND_USER = Statement[UserRead](f"SELECT {_USER} FROM users WHERE id = :owner")
-
-CREATE_USER = Statement[UserRead](f"""
-    INSERT INTO users (id) VALUES (:owner)
-    ON CONFLICT (id) DO UPDATE SET rev = users.rev -- to return its row
-    RETURNING {_USER}""")
 
 FIND_OWN_ACCOUNT = Statement[UserRow](f"SELECT {_USER}, password_hash FROM users WHERE id = :owner")
 
@@ -144,9 +139,7 @@ LIST_REVOCATIONS = Statement[Revoked](
     is_own=True,
 )
 
-# A write in progress while its account was deleted may have created the user again.
 CLEAN_UP = Statement[dict[str, str]](f"""
     WITH expired AS (DELETE FROM revocations WHERE expires_at < now()),
-    dead AS (DELETE FROM sessions WHERE NOT ({_ALIVE})),
-    forgotten AS (DELETE FROM idempotency_keys WHERE created_at < now() - interval '30 days')
-    DELETE FROM users WHERE starts_with(id, '{LOCAL}') AND email IS NULL""")
+    dead AS (DELETE FROM sessions WHERE NOT ({_ALIVE}))
+    DELETE FROM idempotency_keys WHERE created_at < now() - interval '30 days'""")

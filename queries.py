@@ -15,7 +15,7 @@ from asyncpg import Record
 
 from db import Statement
 from schemas import MAX_ID, Deleted, Sort, Status, TagRead, TaskRead, Updated
-from security import FOREIGN
+from security import FOREIGN, USER_KEY
 
 # --- What statements share ---
 
@@ -182,8 +182,20 @@ def _parts(ids: str) -> str:
 _REV_OF_PART = "bump.rev - cardinality(edges) + width_bucket(tasks.id, edges)"
 _NUMBER_OF_PARTS = "(SELECT coalesce(cardinality(edges), 1) FROM parts)"
 
-CREATE_OWNER = Statement[dict[str, str]]("""
-    INSERT INTO users (id) VALUES (:owner) ON CONFLICT DO NOTHING""")
+CREATE_OWNER = Statement[dict[str, str]](
+    f"""
+    DELETE FROM users WHERE id = :owner AND EXISTS (
+        SELECT key FROM revocations
+        WHERE key = concat('{USER_KEY}', :owner::text) AND revoked_at >= to_timestamp(:issued)
+    )
+    RETURNING id""",
+    after=Statement[dict[str, str]]("""
+        INSERT INTO users (id) VALUES (:owner) ON CONFLICT DO NOTHING RETURNING id"""),
+)
+"""Makes an owner for a token. A row: not for this one, since whose issue the user was deleted.
+
+In that order, because the first statement waits for a deletion in progress, and the second sees it.
+"""
 
 
 # --- Lists ---

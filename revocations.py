@@ -123,7 +123,7 @@ class Revocations:
         self._following = None
 
     async def clean_up(self) -> None:
-        """Delete expired sessions, revocations and idempotency keys, and recreated users."""
+        """Delete sessions, revocations and idempotency keys that have expired."""
         await account_queries.CLEAN_UP.all(
             idle=timedelta(days=self._settings.refresh_idle_days),
             longest=timedelta(days=self._settings.refresh_max_days),

@@ -1,7 +1,7 @@
-"""The dependencies that routes can declare."""
+"""The dependencies that routes can declare, and what they share."""
 
 from dependencies.accounts import MyAccounts, RefreshCookies, SignInLimit, check_origin
-from dependencies.identity import CurrentUser, UserId, verify_jwt
+from dependencies.identity import CurrentUser, UserId, create_owner, verify_jwt
 from dependencies.parameters import NoBody, TagId, TaskId
 from dependencies.preconditions import (
     IdempotencyKey,
@@ -27,6 +27,7 @@ __all__ = [
     "TaskId",
     "UserId",
     "check_origin",
+    "create_owner",
     "refuse_if_match",
     "verify_jwt",
 ]

@@ -1,6 +1,7 @@
 """Who is calling: the user's id comes only from the verified token."""
 
 import logging
+import math
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -8,6 +9,7 @@ from fastapi.openapi.models import HTTPBearer
 from fastapi.security.base import SecurityBase
 
 import account_queries
+import queries
 import schemas
 from calls import call_of
 from errors import Problem
@@ -90,14 +92,20 @@ verify_jwt = VerifyJWT()
 UserId = Annotated[str, Depends(verify_jwt)]
 
 
+async def create_owner(user_id: str, request: Request) -> None:
+    """Create a user known only from the token. Raise `Problem` 401 if it was deleted meanwhile."""
+    claims = call_of(request).claims
+    issued = claims.issued if claims else math.inf  # a test overrides `verify_jwt`
+    if user_id.startswith(LOCAL) or await queries.CREATE_OWNER.first(owner=user_id, issued=issued):
+        raise Problem("token_revoked")
+
+
 async def current_user(user_id: UserId, request: Request) -> schemas.UserRead:
     """Return the user's row; create it for a user known only from the token."""
     call_of(request).user_id = user_id  # also if a test overrides `verify_jwt`
-    if found := await account_queries.FIND_USER.first(owner=user_id):
-        return found
-    if user_id.startswith(LOCAL):
-        raise Problem("token_revoked")  # another worker deleted the account
-    return await account_queries.CREATE_USER.one(owner=user_id)
+    while not (found := await account_queries.FIND_USER.first(owner=user_id)):
+        await create_owner(user_id, request)
+    return found
 
 
 CurrentUser = Annotated[schemas.UserRead, Depends(current_user)]

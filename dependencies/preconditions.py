@@ -100,7 +100,7 @@ async def last_event_id(request: Request) -> int | None:
     sent = _header(request, b"last-event-id")
     if not sent:
         return None
-    if not (sent.isascii() and sent.isdigit() and len(sent) < 20 and int(sent) <= MAX_ID):
+    if not (sent.isdecimal() and len(sent) < 20 and int(sent) <= MAX_ID):
         raise bad_parameter("Last-Event-ID", "must be the id of an event as it was given")
     return int(sent)
 

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 
 import queries
-from dependencies import TagId, UserId, refuse_if_match
+from dependencies import TagId, UserId, create_owner, refuse_if_match
 from errors import Problem
 from folding import tag_key
 from openapi import BODY, OWNED, answers
@@ -31,11 +31,11 @@ async def list_tags(user_id: UserId) -> list[TagRead]:
 
 
 @router.post("", status_code=201, responses=TAKEN | BODY)
-async def create_tag(tag: TagCreate, user_id: UserId) -> TagRead:
+async def create_tag(tag: TagCreate, user_id: UserId, request: Request) -> TagRead:
     """Create a tag. Names are unique per user, ignoring case."""
     values = _values(tag.model_dump())
     while not (created := await queries.CREATE_TAG.first(owner=user_id, **values)):
-        await queries.CREATE_OWNER.all(owner=user_id)
+        await create_owner(user_id, request)
     return created
 
 

@@ -23,6 +23,7 @@ from dependencies import (
     TagId,
     TaskId,
     UserId,
+    create_owner,
     refuse_if_match,
 )
 from errors import Problem, bad_parameter
@@ -199,7 +200,7 @@ async def create_task(
             response.headers["Idempotency-Replayed"] = "true"
             break
         # Otherwise the key expired in the meantime, or there is no owner (yet, or any more).
-        await queries.CREATE_OWNER.all(owner=user_id)
+        await create_owner(user_id, request)
     prefix = request.scope.get("root_path", "")
     response.headers["Location"] = f"{prefix}/api/tasks/{created['id']}"
     return _with_etag(created, response)

@@ -32,7 +32,15 @@ import schemas
 from dependencies.accounts import accounts
 from routes import auth
 from settings import Settings
-from tests.conftest import ORIGIN, SECRET, Person, one_connection, token, until_waiting
+from tests.conftest import (
+    ORIGIN,
+    SECRET,
+    Person,
+    in_turn,
+    one_connection,
+    token,
+    until_waiting,
+)
 from tests.contract import PASSWORD
 from tests.test_hostile import assert_helpful
 from tests.test_tasks import create
@@ -925,18 +933,25 @@ async def test_an_external_user_needs_no_password_to_go(ada: Person) -> None:
     assert await code(await ada.get("/api/tasks")) == (401, "token_revoked")
 
 
-async def test_a_user_recreated_by_a_late_write_is_cleaned_up(
-    app: FastAPI, database: db.Database
+async def test_a_write_in_progress_brings_no_deleted_user_back(
+    ada: Person, ada_id: str, connect: Connect, database: db.Database
 ) -> None:
-    connection = await asyncpg.connect(database.url)
-    await connection.execute("INSERT INTO users (id) VALUES ('local_late'), ('localx'), ('lo')")
+    await create(ada)
 
-    await app.state.revocations.clean_up()
+    deleted, *late = await in_turn(
+        database,
+        ada_id,
+        ada.delete(f"{AUTH}/me"),
+        ada.post("/api/tasks", json={"title": "Buy milk"}),
+        ada.post("/api/tasks", json={"title": "x"}, headers={"Idempotency-Key": "1"}),
+    )
 
-    rows = await connection.fetch("SELECT id FROM users WHERE id LIKE 'lo%' AND email IS NULL")
-    await connection.execute("DELETE FROM users WHERE id IN ('localx', 'lo')")
-    await connection.close()
-    assert {row["id"] for row in rows} == {"localx", "lo"}
+    assert deleted.status_code == 204
+    assert [await code(each) for each in late] == [(401, "token_revoked")] * 2
+    find = db.Statement[Any]("SELECT id FROM users WHERE id = :owner")
+    assert await find.first(owner=ada_id) is None
+    fresh = connect(token(sub=ada_id, iat=time.time() + 5))
+    assert (await create(fresh))["rev"] == 1
 
 
 FOREIGN = ["https://evil.example", "null", "http://[", "https://test.evil.example", "http://test:1"]

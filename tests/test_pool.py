@@ -557,7 +557,7 @@ async def test_small_tables_are_read_by_their_indexes_too(empty: Settings) -> No
     )
     explain = db.Statement[Any](f"EXPLAIN {queries.list_tasks(shape).text}")
     async with db.connect(empty, url):
-        await queries.CREATE_OWNER.all(owner="ada")
+        await queries.CREATE_OWNER.all(owner="ada", issued=0.0)
         connection = await asyncpg.connect(url)
         await connection.execute("ANALYZE")
         await connection.close()
