@@ -13,8 +13,11 @@ _INVISIBLE = re.compile(
 
 _BLANK = "\u2800"  # a Braille pattern without dots
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-_ALIKE = str.maketrans("\u0131\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f", "i''''" + '""""')
-"""The dotless i, and curly quotes."""
+_ALIKE = str.maketrans(
+    "\u0131\u0142\u00f8\u0111\u0127\u0167\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f",
+    "ilodht''''" + '""""',
+)
+"""The dotless i, letters with a stroke, which Unicode does not take apart, and curly quotes."""
 
 
 def folded(text: str) -> str:
@@ -35,9 +38,13 @@ def search_key(text: str) -> str:
     """
     if text.isascii():
         return " ".join(text.lower().split())
-    spelled_out = normalize("NFKD", normalize("NFKD", text).casefold()).translate(_ALIKE)
-    visible = _INVISIBLE.sub("", spelled_out)
-    return " ".join("".join(filterfalse(combining, visible)).split())
+    # Before, too: case folding makes a letter of the iota below another one.
+    plain = _without_marks(_without_marks(text).casefold()).translate(_ALIKE)
+    return " ".join(_INVISIBLE.sub("", plain).split())
+
+
+def _without_marks(text: str) -> str:
+    return "".join(filterfalse(combining, normalize("NFKD", text)))
 
 
 def has_control_characters(text: str) -> bool:
