@@ -673,6 +673,9 @@ async def test_a_create_with_a_key_is_safe_to_repeat(ada: Person, tags: list[str
     assert "Idempotency-Replayed" not in first.headers
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
     assert len((await ada.get("/api/tasks")).json()) == await revision(ada) == 1
+    await ada.delete(first.headers["Location"])
+    other = await ada.post("/api/tasks", json={"title": "y"}, headers=headers)
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
 
 
 async def test_a_key_outlives_a_deploy_that_adds_a_column(
