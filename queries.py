@@ -192,9 +192,9 @@ CREATE_OWNER = Statement[dict[str, str]](
     after=Statement[dict[str, str]]("""
         INSERT INTO users (id) VALUES (:owner) ON CONFLICT DO NOTHING RETURNING id"""),
 )
-"""Makes an owner for a token. A row: not for this one, since whose issue the user was deleted.
+"""Creates the owner. A row means that it does not: the user was deleted after the token was issued.
 
-In that order, because the first statement waits for a deletion in progress, and the second sees it.
+The first statement waits for a deletion in progress, and the second sees it; one alone would not.
 """
 
 
