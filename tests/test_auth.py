@@ -1644,3 +1644,102 @@ async def test_who_waited_for_too_long_waits_no_more(monkeypatch: pytest.MonkeyP
 
     assert await mine.hash("x")
     mine.close()
+
+
+async def test_cleaning_up_leaves_what_is_still_refused(
+    app: FastAPI, ada_id: str, database: db.Database
+) -> None:
+    for name, minutes in (("good", 1), ("expired", -1)):
+        lifetime = timedelta(minutes=minutes)
+        await account_queries.REVOKE.one(key=f"token:{ada_id} {name}", lifetime=lifetime)
+
+    await app.state.revocations.clean_up()
+
+    connection = await asyncpg.connect(database.url)
+    query = "SELECT key FROM revocations WHERE starts_with(key, $1)"
+    left = await connection.fetch(query, f"token:{ada_id} ")
+    await connection.close()
+    assert [row["key"] for row in left] == [f"token:{ada_id} good"]
+
+
+async def test_a_hash_that_is_upgraded_replaces_no_password_that_was_just_changed(
+    browser: Person, database: db.Database
+) -> None:
+    email = new_email()
+    await sign_up(browser, email=email, name=None)
+    connection = await asyncpg.connect(database.url)
+    change = "UPDATE users SET password_hash = $2 WHERE email = $1"
+    old = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
+    await connection.execute(change, email, old)
+
+    async with asyncio.timeout(10), connection.transaction():
+        await connection.execute(change, email, passwords._HASHES.hash(OTHER))  # noqa: SLF001
+        who = {"email": email, "password": PASSWORD}
+        late = asyncio.create_task(browser.post(f"{AUTH}/login", json=who))
+        await until_waiting(connection, 1)
+    await connection.close()
+
+    assert await code(await late) == (401, "invalid_credentials")
+    assert await sign_in(browser, email=email, password=OTHER)
+
+
+async def test_a_previous_token_does_not_stay_good_by_being_used(
+    browser: Person, database: db.Database
+) -> None:
+    await sign_up(browser, name=None)
+    previous = cookie(browser)
+    await browser.post(f"{AUTH}/refresh")
+    connection = await asyncpg.connect(database.url)
+    earlier = "UPDATE sessions SET rotated_at = rotated_at - interval '6 seconds' WHERE id = $1"
+
+    statuses = []
+    for _ in range(2):
+        await connection.execute(earlier, previous.split(".")[0])
+        statuses.append((await refresh(browser, previous)).status_code)
+    await connection.close()
+
+    assert statuses == [200, 401]
+
+
+async def test_a_cookie_of_a_session_that_ended_by_itself_ends_no_other(
+    browser: Person, database: db.Database
+) -> None:
+    email = new_email()
+    other = await sign_up(browser, email=email, name=None)
+    await sign_in(browser, email=email, password=PASSWORD)
+    connection = await asyncpg.connect(database.url)
+    await connection.execute(
+        "UPDATE sessions SET rotated_at = now() - interval '8 days' WHERE id = $1",
+        cookie(browser).split(".")[0],
+    )
+    await connection.close()
+
+    await browser.post(f"{AUTH}/logout?everywhere=true")
+
+    assert (await browser.get("/api/tasks", headers=bearer(other))).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "which"),
+    [("POST", "logout", -1), ("POST", "logout?everywhere=true", 0), ("DELETE", "me", 0)],
+)
+async def test_a_token_of_ten_years_is_refused_for_as_long(
+    connect: Connect,
+    ada_id: str,
+    app: FastAPI,
+    database: db.Database,
+    method: str,
+    path: str,
+    which: int,
+) -> None:
+    sent = token(sub=ada_id, exp=timedelta(days=3652))
+    claims = app.state.verifier.claims(sent)
+    await create(connect(sent))
+
+    await connect(sent).request(method, f"{AUTH}/{path}")
+
+    connection = await asyncpg.connect(database.url)
+    query = "SELECT expires_at FROM revocations WHERE key = $1"
+    until = await connection.fetchval(query, claims.keys[which])
+    await connection.close()
+    assert until.timestamp() > claims.expires

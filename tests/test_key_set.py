@@ -1,6 +1,7 @@
 """Tokens of keys that another server publishes: what it may do, and what its failures may not."""
 
 import asyncio
+import base64
 import contextlib
 import ipaddress
 import json
@@ -627,3 +628,33 @@ async def test_what_is_verified_once_is_not_verified_again(source: Source) -> No
     verifier.trust({})
     with pytest.raises(security.UnknownKey):
         verifier.claims(theirs)
+
+
+async def test_logging_out_everywhere_ends_the_tokens_of_ones_own_issuer(
+    client: httpx.AsyncClient, source: Source
+) -> None:
+    theirs, shared = source.token(sub="fay", iat=time.time()), token(sub="fay", iat=time.time())
+    headers = {"Authorization": f"Bearer {theirs}"}
+
+    await client.post("/api/v1/auth/logout?everywhere=true", headers=headers)
+
+    assert await outcome(client, source.token(sub="fay", jti="2")) == (401, "token_revoked")
+    assert await outcome(client, theirs) == (401, "token_revoked")
+    assert await outcome(client, shared) == (200, "")
+
+
+async def test_a_token_that_was_logged_out_is_refused_with_its_other_signature_too(
+    client: httpx.AsyncClient, source: Source
+) -> None:
+    """Whoever has one signature of ECDSA has two: (r, s) and (r, n - s)."""
+    sent = source.token("ES256", sub="gil")
+    signed, _, signature = sent.rpartition(".")
+    pair = base64.urlsafe_b64decode(signature + "==")
+    order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+    negative = (order - int.from_bytes(pair[32:])).to_bytes(32)
+    same = f"{signed}.{base64url(pair[:32] + negative)}"
+    assert await outcome(client, same) == (200, "")
+
+    await client.post("/api/v1/auth/logout", headers={"Authorization": f"Bearer {sent}"})
+
+    assert await outcome(client, same) == (401, "token_revoked")

@@ -378,3 +378,27 @@ async def test_without_its_storage_signing_in_is_closed_and_the_rest_open(
     assert await code(login) == (503, "unavailable")
     assert await code(again) == (401, "invalid_credentials")
     assert capsys.readouterr().out.count("the storage of rate limits is down") == 1
+
+
+async def test_windows_that_last_are_kept_when_expired_ones_are_swept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rate_limits, "SWEEP_SECONDS", 0)
+    memory = rate_limits.Memory()
+
+    assert [await memory.incr("x", 60) for _ in range(3)] == [1, 2, 3]
+
+
+@pytest.mark.usefixtures("forgiving")
+async def test_not_every_call_waits_for_a_storage_that_hangs(
+    start: Start, ada_id: str, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rate_limits, "STORAGE_SECONDS", 0.5)
+    storage = {"rate_limit_storage": f"async+redis://127.0.0.1:{port}"}
+    with socket.create_server(("127.0.0.1", port)):  # which accepts, and says nothing
+        ada = connect(await start(rate_limit="30/minute", **storage), token(sub=ada_id))
+        await ada.get("/api/tasks")
+        async with asyncio.timeout(2):
+            answers = [await ada.get("/api/tasks") for _ in range(8)]
+
+    assert {answer.status_code for answer in answers} == {200}

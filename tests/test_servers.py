@@ -489,3 +489,21 @@ async def test_a_connection_that_listens_but_is_dead_is_noticed(
                 monkeypatch.setattr(db, "DEADLINE_SECONDS", 0.2)
                 delays.append(60.0)
                 await asyncio.wait_for(place.woken.wait(), 5)
+
+
+async def test_a_database_that_is_full_is_waited_for(
+    configured: Settings, little: str, log_lines: Callable[[], str]
+) -> None:
+    async def connect() -> None:
+        async with db.connect(configured, little):
+            pass
+
+    taken = [await asyncpg.connect(little) for _ in range(4)]
+    connecting = asyncio.create_task(connect())
+    async with asyncio.timeout(10):
+        while "database: waiting for a socket: too many connections" not in log_lines():
+            await asyncio.sleep(0.05)
+    for connection in taken:
+        await connection.close()
+
+    await asyncio.wait_for(connecting, 10)
