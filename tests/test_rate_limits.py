@@ -396,9 +396,13 @@ async def test_not_every_call_waits_for_a_storage_that_hangs(
     monkeypatch.setattr(rate_limits, "STORAGE_SECONDS", 0.5)
     storage = {"rate_limit_storage": f"async+redis://127.0.0.1:{port}"}
     with socket.create_server(("127.0.0.1", port)):  # which accepts, and says nothing
-        ada = connect(await start(rate_limit="30/minute", **storage), token(sub=ada_id))
+        app = await start(rate_limit="30/minute", auth_rate_limit="9/minute", **storage)
+        ada = connect(app, token(sub=ada_id))
         await ada.get("/api/tasks")
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(3):
             answers = [await ada.get("/api/tasks") for _ in range(8)]
+            who = {"email": new_email(), "password": PASSWORD}
+            logins = [await ada.post(f"{AUTH}/login", json=who) for _ in range(3)]
 
     assert {answer.status_code for answer in answers} == {200}
+    assert [await code(login) for login in logins] == [(503, "unavailable")] * 3
