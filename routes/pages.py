@@ -6,7 +6,7 @@ Their links are relative, so that they lead somewhere below a proxy's prefix, to
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
-from starlette.types import Receive, Scope, Send
+from starlette.types import Scope
 
 from routing import Route
 from settings import PROJECT
@@ -19,13 +19,10 @@ DOCS = (STATIC / "docs.html").read_text("utf-8")
 class Files(StaticFiles):
     """Starlette's, but whole: it answers bad ranges in plain text, and no file here needs any."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a file."""
-        await super().__call__(_whole(scope), receive, send)
-
-
-def _whole(scope: Scope) -> Scope:
-    return {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != b"range"]}
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """Return a file. Its range is taken off the request, which the response reads, too."""
+        scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"range"]
+        return await super().get_response(path, scope)
 
 
 router = APIRouter(include_in_schema=False, route_class=Route)
@@ -47,7 +44,6 @@ async def get_demo(request: Request) -> Response:
 async def get_client(request: Request) -> Response:
     """Serve the client for pages, or its types, to whoever asks."""
     name = request.scope["path"].rpartition("/")[2]
-    request.scope.update(_whole(request.scope))  # which the response reads, too
     response = await files.get_response(name, request.scope)
     response.headers["Access-Control-Allow-Origin"] = "*"
     if name.endswith(".ts"):
