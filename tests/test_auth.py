@@ -948,8 +948,7 @@ async def test_a_write_in_progress_brings_no_deleted_user_back(
 
     assert deleted.status_code == 204
     assert [await code(each) for each in late] == [(401, "token_revoked")] * 2
-    find = db.Statement[Any]("SELECT id FROM users WHERE id = :owner")
-    assert await find.first(owner=ada_id) is None
+    assert await account_queries.FIND_USER.first(owner=ada_id) is None
     fresh = connect(token(sub=ada_id, iat=time.time() + 5))
     assert (await create(fresh))["rev"] == 1
 

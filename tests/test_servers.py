@@ -60,14 +60,18 @@ async def forwarder(
 ) -> AsyncIterator[str]:
     """Let the tests' database be reached on a port; what is passed on takes the last delay."""
     (folder,) = parse_qs(urlsplit(database.url).query)["host"]
+    copying: list[asyncio.Task[None]] = []
 
     async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
+        try:
             while data := await reader.read(65_536):
                 await asyncio.sleep(delays[-1] if delays else 0)
                 writer.write(data)
                 await writer.drain()
-        writer.close()
+        except OSError:
+            pass
+        finally:
+            writer.close()
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if accepted is not None:
@@ -77,13 +81,17 @@ async def forwarder(
             writer.write(b"S")
             await writer.start_tls(tls)
         inner, outer = await asyncio.open_unix_connection(f"{folder}/.s.PGSQL.5432")
-        await asyncio.gather(copy(reader, outer), copy(inner, writer))
+        both = [asyncio.create_task(copy(*pair)) for pair in ((reader, outer), (inner, writer))]
+        copying.extend(both)
+        await asyncio.wait(both)
 
     server = await asyncio.start_server(forward, "127.0.0.1", port)
     try:
         yield f"postgresql://todo@127.0.0.1:{port}/postgres"
     finally:
         server.close()
+        for each in copying:
+            each.cancel()
 
 
 async def test_a_database_that_is_not_up_yet_is_waited_for(
@@ -454,21 +462,30 @@ async def test_certificates_are_verified_by_those_of_the_system(
             await servers.connect(f"{url}?{query}", 5)
 
 
+@contextlib.asynccontextmanager
+async def listening(url: str, configured: Settings) -> AsyncIterator[asyncio.Event]:
+    """Listen for changes; yield what is set when the connection was lost."""
+    listener = live.Live(url, Revocations(configured))
+    async with listener.kept_up():
+        with listener.place(ADA, 0) as place:
+            await asyncio.wait_for(place.woken.wait(), 5)
+            await asyncio.sleep(0.2)
+            place.woken.clear()
+            yield place.woken
+
+
 async def test_that_a_connection_that_listens_is_closed_is_noticed_at_once(
     app: object, configured: Settings, database: db.Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert app
     monkeypatch.setattr(live, "TICK_SECONDS", 0.05)
     accepted: list[asyncio.StreamWriter] = []
-    async with forwarder(free_port(), database, accepted=accepted) as url:
-        listening = live.Live(url, Revocations(configured))
-        async with listening.kept_up():
-            with listening.place(ADA, 0) as place:
-                await asyncio.wait_for(place.woken.wait(), 5)
-                await asyncio.sleep(0.2)
-                place.woken.clear()
-                accepted[0].transport.abort()
-                await asyncio.wait_for(place.woken.wait(), 5)
+    async with (
+        forwarder(free_port(), database, accepted=accepted) as url,
+        listening(url, configured) as woken,
+    ):
+        accepted[0].transport.abort()
+        await asyncio.wait_for(woken.wait(), 5)
 
 
 async def test_a_connection_that_listens_but_is_dead_is_noticed(
@@ -479,16 +496,13 @@ async def test_a_connection_that_listens_but_is_dead_is_noticed(
     monkeypatch.setattr(live, "TICK_SECONDS", 0.05)
     monkeypatch.setattr(db, "LISTEN_SECONDS", 0.3)
     delays = [0.0]
-    async with forwarder(free_port(), database, delays=delays) as url:
-        listening = live.Live(url, Revocations(configured))
-        async with listening.kept_up():
-            with listening.place(ADA, 0) as place:
-                await asyncio.wait_for(place.woken.wait(), 5)
-                await asyncio.sleep(0.1)
-                place.woken.clear()
-                monkeypatch.setattr(db, "DEADLINE_SECONDS", 0.2)
-                delays.append(60.0)
-                await asyncio.wait_for(place.woken.wait(), 5)
+    async with (
+        forwarder(free_port(), database, delays=delays) as url,
+        listening(url, configured) as woken,
+    ):
+        monkeypatch.setattr(db, "DEADLINE_SECONDS", 0.2)
+        delays.append(60.0)
+        await asyncio.wait_for(woken.wait(), 5)
 
 
 async def test_a_database_that_is_full_is_waited_for(

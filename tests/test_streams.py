@@ -12,6 +12,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+import account_queries
 import db
 import live
 import queries
@@ -271,10 +272,9 @@ async def test_a_silent_feed_is_looked_at_now_and_then_only(
 async def test_a_stream_that_is_refused_writes_nothing(
     ada: Person, ada_id: str, app: FastAPI
 ) -> None:
-    find = db.Statement[Any]("SELECT id FROM users WHERE id = :owner")
     with contextlib.ExitStack() as stack:
         for _ in range(live.MAX_STREAMS):
             stack.enter_context(app.state.live.place(claims_of(ada_id), 0))
         assert (await ada.get("/api/tasks/events")).status_code == 429
 
-    assert await find.first(owner=ada_id) is None
+    assert await account_queries.FIND_USER.first(owner=ada_id) is None
